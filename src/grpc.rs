@@ -1,0 +1,1 @@
+//! The way out: the accept loop, the body of `Subscribe`, the unary calls.

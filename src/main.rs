@@ -1,0 +1,3 @@
+//! The `hawking` binary: it only starts the command line.
+
+fn main() {}

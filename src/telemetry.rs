@@ -1,0 +1,1 @@
+//! What hawking says about itself: logs and metrics.
