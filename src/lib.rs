@@ -13,7 +13,7 @@
 //! - [`sim`]: an upstream to run and to test against, faithful to recordings of the real one.
 //! - [`cli`]: the commands; it wires all the others together.
 //!
-//! [`config`], [`telemetry`] and [`clock`] are leaves.
+//! [`config`], [`telemetry`], [`clock`] and [`random`] are leaves.
 
 pub mod binding;
 pub mod cli;
@@ -22,6 +22,7 @@ pub mod config;
 pub mod grpc;
 pub mod hub;
 pub mod ops;
+pub mod random;
 pub mod sim;
 pub mod telemetry;
 pub mod upstream;
