@@ -11,6 +11,9 @@ pub mod coverage;
 pub mod gap;
 pub mod interest;
 pub mod log;
+// Used by the views, once they encode events.
+#[allow(dead_code)]
+mod payload;
 pub mod subscription;
 mod view;
 
@@ -18,7 +21,9 @@ pub use account::{Account, AccountStatus, Hub};
 pub use coverage::{BindingReport, BindingState};
 pub use gap::{Gap, GapReason};
 pub use interest::Interest;
-pub use log::{Control, Cursor, Epoch, IncomingEvent, LostBindings, Sequence, UpstreamChange, UpstreamState, Window};
+pub use log::{
+    Control, Cursor, Epoch, IncomingEvent, LostBindings, Sequence, UpstreamChange, UpstreamState, Window,
+};
 pub use subscription::{
     EndReason, EventFilter, FieldFilter, Item, OverflowPolicy, PayloadFormat, ReplayMissPolicy, Start,
     SubscribeError, SubscribeSpec, Subscription,
