@@ -1,1 +1,3 @@
-//! What an operator meets besides gRPC: how the process ends, later the admin listener and reload.
+//! Running hawking: how it is told to end.
+
+pub mod shutdown;

@@ -1,0 +1,336 @@
+//! `hawking tail`: looks into the event stream of a running gateway.
+
+use std::{
+    io::{self, Write},
+    pin::pin,
+    time::{Duration, SystemTime},
+};
+
+use clap::{Args, ValueEnum};
+use tonic::transport::Endpoint;
+
+use super::{
+    Failure,
+    client::{Happening, Refused, Subscriber},
+    terminal::{self, Palette},
+};
+use crate::{
+    binding::AccountId,
+    hub,
+    ops::shutdown::Signals,
+    proto::{
+        Cursor, EventFilter, FieldFilter, PayloadFormat, SubscribeRequest, subscribe_request::Start,
+        subscribe_response::Kind,
+    },
+};
+
+pub(super) mod human;
+mod json;
+
+const LONG_ABOUT: &str = "\
+Subscribes on a running gateway and prints what comes, one line for each event.
+
+Losses are shown as they are told by the server: a gap opens, and closes again. When the connection to the gateway breaks, \
+tail connects again and resumes after the last event, so nothing is missed. If the server no longer has what came since, \
+tail says so and goes on live.
+
+Standard output has the stream alone; what tail has to say itself goes to standard error.";
+
+const EXAMPLES: &str = "\
+Bindings (quote them: the shell would expand the stars):
+  'call.*.*'                       all events of all calls
+  'call.CHANNEL_DESTROY.*'         the ends of calls
+  'call.*.3c5f.a@192.0.2.10'       one call; its id as it is, with dots and @
+  'object.doc_edited.user'         changed users
+  'presence.dialog.*'              who is on the phone
+  The gateway has the whole list: grpcurl -plaintext HOST:PORT hawking.v1.EventService/ListBindingTypes
+
+Examples:
+  hawking tail --account 1a2b... 'call.*.*'
+  hawking tail --account 1a2b... --name CHANNEL_DESTROY --field hangup_cause=USER_BUSY 'call.*.*'
+  hawking tail --account 1a2b... --format json 'call.*.*' | jq .event.payload.caller_id_number
+  hawking tail --account 1a2b... --count 1 --for 30s 'object.doc_created.*'
+
+Exit codes:
+  0  --count or --for was reached, or it was ended by Ctrl-C, SIGTERM or a closed pipe
+  1  it failed: the server refuses to serve, or --for was over before --count was reached
+  2  the command line is wrong, or the server says that the request is: an unknown account, a malformed binding";
+
+/// Print the events of a running gateway
+#[derive(Debug, Args)]
+#[command(long_about = LONG_ABOUT, after_long_help = EXAMPLES)]
+pub(super) struct Arguments {
+    /// The gateway
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:50051", value_parser = parse_server)]
+    server: String,
+    /// The account whose events are wanted: 32 letters and digits
+    #[arg(long, value_name = "ID")]
+    account: AccountId,
+    /// What is wanted, such as 'call.*.*' (see the examples with --help)
+    #[arg(required = true, value_name = "BINDING")]
+    bindings: Vec<String>,
+    /// Only events of this name, such as CHANNEL_DESTROY; can be given several times
+    #[arg(long = "name", value_name = "NAME")]
+    names: Vec<String>,
+    /// Only events of this call; can be given several times
+    #[arg(long = "call-id", value_name = "ID")]
+    call_ids: Vec<String>,
+    /// Only events whose payload has this value at this dotted path; several values of one path are alternatives
+    #[arg(long = "field", value_name = "PATH=VALUE", value_parser = parse_field)]
+    fields: Vec<(String, String)>,
+    /// How the events are printed
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    format: Format,
+    /// The form of the payload, with --format json
+    #[arg(long, value_enum, default_value_t = Payload::Json)]
+    payload: Payload,
+    /// Print heartbeats too: the position that the stream has passed
+    #[arg(long)]
+    heartbeats: bool,
+    /// Go on exactly after this cursor, EPOCH:SEQUENCE
+    #[arg(long, value_name = "CURSOR", value_parser = parse_cursor, conflicts_with = "since")]
+    resume_after: Option<Cursor>,
+    /// Start with what was received so long ago, such as 5m
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    since: Option<Duration>,
+    /// Stop after so many events
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// Stop after so long, such as 30s
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
+    duration: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Aligned lines for people
+    Human,
+    /// One JSON object a line: the message SubscribeResponse in protobuf's JSON form, with the raw payload as `payload`
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Payload {
+    /// The raw object
+    Json,
+    /// A message for the category: `call`, `conference`, `fax`, `object`, `presence`
+    Typed,
+    /// The raw object as google.protobuf.Struct
+    Struct,
+    /// None
+    None,
+}
+
+/// Runs the command.
+pub(super) async fn command(arguments: Arguments) -> Result<(), Failure> {
+    let mut signals = Signals::catch().map_err(Failure::runtime)?;
+    let endpoint = Endpoint::from_shared(arguments.server.clone()).map_err(Failure::usage)?;
+    let mut subscriber = Subscriber::new(endpoint, request(&arguments));
+    let mut printer = Printer::new(&arguments);
+    let mut remaining = arguments.count;
+    let mut over = pin!(async {
+        match arguments.duration {
+            Some(duration) => tokio::time::sleep(duration).await,
+            None => std::future::pending().await,
+        }
+    });
+
+    loop {
+        let happening = tokio::select! {
+            // What has come is printed before the end is looked at.
+            biased;
+            _ = signals.next() => break,
+            () = &mut over => {
+                if let Some(missing) = remaining {
+                    return Err(Failure::runtime(format_args!("the time is over, {missing} events are missing")));
+                }
+                break;
+            }
+            happening = subscriber.next() => happening,
+        };
+        match happening {
+            Ok(Happening::Message(message)) => {
+                let is_event = matches!(message.kind, Some(Kind::Event(_)));
+                match printer.print(&message) {
+                    Ok(()) => {}
+                    Err(error) if terminal::is_closed_pipe(&error) => return Ok(()),
+                    Err(error) => return Err(Failure::runtime(format_args!("cannot write: {error}"))),
+                }
+                if is_event && let Some(remaining) = &mut remaining {
+                    *remaining -= 1;
+                    if *remaining == 0 {
+                        break;
+                    }
+                }
+            }
+            Ok(Happening::Interrupted { reason, retry_in }) => {
+                terminal::note(format_args!("{reason}; trying again in {:.1} s", retry_in.as_secs_f64()));
+            }
+            Ok(Happening::StartedOver { reason }) => {
+                terminal::note(format_args!("{reason}; events may be missing here, going on live"));
+            }
+            Err(Refused::Request(reason)) => return Err(Failure::Usage(reason)),
+            Err(Refused::Server(reason)) => return Err(Failure::Runtime(reason)),
+        }
+    }
+    if let Some(cursor) = subscriber.last_cursor()
+        && arguments.format == Format::Human
+    {
+        terminal::note(format_args!(
+            "to go on from here: --resume-after {}:{}",
+            cursor.epoch, cursor.sequence
+        ));
+    }
+    Ok(())
+}
+
+fn request(arguments: &Arguments) -> SubscribeRequest {
+    let start = match (&arguments.resume_after, arguments.since) {
+        (Some(cursor), _) => Some(Start::ResumeAfter(cursor.clone())),
+        (None, Some(since)) => Some(Start::StartTime((SystemTime::now() - since).into())),
+        (None, None) => None,
+    };
+    let mut fields: Vec<FieldFilter> = Vec::new();
+    for (path, value) in &arguments.fields {
+        match fields.iter_mut().find(|field| field.path == *path) {
+            Some(field) => field.values.push(value.clone()),
+            None => fields.push(FieldFilter { path: path.clone(), values: vec![value.clone()] }),
+        }
+    }
+    let payload_format = match (arguments.format, arguments.payload) {
+        (Format::Human, _) | (Format::Json, Payload::Json) => PayloadFormat::Json,
+        (Format::Json, Payload::Typed) => PayloadFormat::Typed,
+        (Format::Json, Payload::Struct) => PayloadFormat::Struct,
+        (Format::Json, Payload::None) => PayloadFormat::None,
+    };
+    let filter = EventFilter { names: arguments.names.clone(), call_ids: arguments.call_ids.clone(), fields };
+    SubscribeRequest {
+        account_id: arguments.account.to_string(),
+        bindings: arguments.bindings.clone(),
+        start,
+        filter: (filter != EventFilter::default()).then_some(filter),
+        payload_format: payload_format.into(),
+        client_name: format!("hawking tail {}", std::process::id()),
+        ..SubscribeRequest::default()
+    }
+}
+
+/// Writes messages to standard output, each at once.
+struct Printer {
+    out: io::Stdout,
+    form: Form,
+    heartbeats: bool,
+}
+
+enum Form {
+    Human(human::Lines),
+    Json(json::Lines),
+}
+
+impl Printer {
+    fn new(arguments: &Arguments) -> Self {
+        let out = io::stdout();
+        let form = match arguments.format {
+            Format::Human => Form::Human(human::Lines::new(Palette::of(&out))),
+            Format::Json => Form::Json(json::Lines::new()),
+        };
+        Self { out, form, heartbeats: arguments.heartbeats }
+    }
+
+    fn print(&mut self, message: &crate::proto::SubscribeResponse) -> io::Result<()> {
+        if matches!(message.kind, Some(Kind::Heartbeat(_))) && !self.heartbeats {
+            return Ok(());
+        }
+        let mut line = match &mut self.form {
+            Form::Human(lines) => lines.line(message),
+            Form::Json(lines) => lines.line(message)?,
+        };
+        line.push('\n');
+        // One write a line, so that lines of several processes on one terminal do not mix.
+        let mut out = self.out.lock();
+        out.write_all(line.as_bytes())?;
+        out.flush()
+    }
+}
+
+fn parse_server(text: &str) -> Result<String, String> {
+    let text = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+    match url::Url::parse(&text) {
+        Ok(url) if url.scheme() == "http" && url.has_host() => Ok(text),
+        Ok(url) if url.scheme() == "https" => Err("TLS is not supported yet: use http".into()),
+        Ok(_) => Err("a server is given as http://HOST:PORT".into()),
+        Err(error) => Err(format!("a server is given as http://HOST:PORT: {error}")),
+    }
+}
+
+fn parse_field(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((path, value)) if !path.is_empty() => Ok((path.to_owned(), value.to_owned())),
+        _ => Err("a field is given as PATH=VALUE, such as hangup_cause=USER_BUSY".into()),
+    }
+}
+
+fn parse_cursor(text: &str) -> Result<Cursor, String> {
+    let cursor: hub::Cursor = text.parse().map_err(|error| format!("{error}"))?;
+    Ok(Cursor { epoch: cursor.epoch.to_string(), sequence: cursor.sequence.0 })
+}
+
+/// A duration such as `30s`, `5m`, `1h 30m`.
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}; a duration is given as 30s, 5m or 1h"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    fn parse(arguments: &[&str]) -> Result<SubscribeRequest, clap::Error> {
+        let line = ["tail", "--account", "account0000000000000000000000002"].iter().chain(arguments);
+        Line::try_parse_from(line).map(|line| request(&line.arguments))
+    }
+
+    #[test]
+    fn values_of_one_path_are_alternatives_and_paths_are_conditions() {
+        let request =
+            parse(&["--field", "a.b=1", "--field", "c=x=y", "--field", "a.b=2", "call.*.*"]).unwrap();
+        let fields = request.filter.unwrap().fields;
+        let fields: Vec<_> = fields.iter().map(|field| (field.path.as_str(), field.values.clone())).collect();
+        assert_eq!(fields, [("a.b", vec!["1".into(), "2".into()]), ("c", vec!["x=y".to_owned()])]);
+    }
+
+    #[test]
+    fn no_filter_is_sent_where_none_was_given() {
+        assert_eq!(parse(&["call.*.*"]).unwrap().filter, None);
+    }
+
+    #[test]
+    fn a_cursor_is_the_text_form() {
+        let request = parse(&["--resume-after", "00000000000000ff:12", "call.*.*"]).unwrap();
+        let cursor = Cursor { epoch: "00000000000000ff".into(), sequence: 12 };
+        assert_eq!(request.start, Some(Start::ResumeAfter(cursor)));
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        for wrong in [
+            &["call.*.*", "--field", "novalue"][..],
+            &["call.*.*", "--resume-after", "12"],
+            &["call.*.*", "--server", "https://x:1"],
+            &["call.*.*", "--server", "ftp://x:1"],
+            &["call.*.*", "--count", "0"],
+            &["call.*.*", "--for", "soon"],
+            &["call.*.*", "--since", "5m", "--resume-after", "00000000000000ff:12"],
+            &[],
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

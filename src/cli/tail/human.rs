@@ -1,0 +1,360 @@
+//! Lines for people: aligned, what matters first.
+
+use std::fmt::Write;
+
+use jiff::{Timestamp, tz::TimeZone};
+use serde_json::Value;
+
+use crate::{
+    cli::terminal::Palette,
+    proto::{
+        BindingState, BindingStatus, Draining, Event, EventCategory, Gap, GapReason, Heartbeat,
+        SubscribeResponse, Subscribed, UpstreamState, UpstreamStatus, event::Payload,
+        subscribe_response::Kind,
+    },
+};
+
+/// Makes lines out of messages.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    palette: Palette,
+    zone: TimeZone,
+}
+
+impl Lines {
+    /// Lines with these colours, and times in the zone of this machine.
+    pub(crate) fn new(palette: Palette) -> Self {
+        Self { palette, zone: TimeZone::system() }
+    }
+
+    /// The line, without its end.
+    pub(crate) fn line(&mut self, message: &SubscribeResponse) -> String {
+        match &message.kind {
+            Some(Kind::Subscribed(subscribed)) => self.subscribed(subscribed),
+            Some(Kind::Event(event)) => self.event(event),
+            Some(Kind::Gap(gap)) => self.gap(gap),
+            Some(Kind::Heartbeat(heartbeat)) => self.heartbeat(heartbeat),
+            Some(Kind::UpstreamStatus(status)) => self.upstream(status),
+            Some(Kind::Draining(draining)) => self.draining(draining),
+            None => "(a message that this version does not know)".into(),
+        }
+    }
+
+    fn event(&self, event: &Event) -> String {
+        let Palette { bold, dim, green, red, yellow, cyan, reset, .. } = self.palette;
+        let payload = payload(event);
+        let colour = match event.name.as_str() {
+            "CHANNEL_CREATE" => cyan,
+            "CHANNEL_ANSWER" | "CHANNEL_BRIDGE" => green,
+            "CHANNEL_DESTROY" => red,
+            "CHANNEL_HOLD" | "CHANNEL_UNHOLD" => yellow,
+            _ => bold,
+        };
+        let time = self.time(event.receive_time.as_ref());
+        let mut line = format!("{dim}{time}{reset}  {colour}{:<15}{reset}  ", event.name);
+        let id = if event.call_id.is_empty() { text(&payload, "id") } else { &event.call_id };
+        let _ = write!(line, "{id:<36}  ");
+        line.push_str(&match event.category() {
+            EventCategory::Call => call(&payload),
+            EventCategory::Conference => conference(&payload),
+            EventCategory::Fax => fax(&payload),
+            EventCategory::Object => object(&payload),
+            EventCategory::Presence => presence(&payload),
+            EventCategory::Stream | EventCategory::Other | EventCategory::Unspecified => {
+                event.routing_key.clone()
+            }
+        });
+        line.truncate(line.trim_end().len());
+        line
+    }
+
+    fn gap(&self, gap: &Gap) -> String {
+        let Palette { red, green, reset, .. } = self.palette;
+        let reason = match gap.reason() {
+            GapReason::Unspecified => "for an unknown reason",
+            GapReason::UpstreamDisconnected => "the session to the upstream was lost",
+            GapReason::BindingPending => "upstream did not hold the binding",
+            GapReason::UpstreamLoss => "upstream lost events",
+            GapReason::Rotation => "the session was replaced",
+            GapReason::MonthTurn => "the month turned",
+            GapReason::SlowConsumer => "this consumer was too slow",
+            GapReason::ReplayWindowExceeded => "the server no longer has what came before",
+            GapReason::EpochChanged => "the server's log is another one",
+        };
+        let since = self.time(gap.start_time.as_ref());
+        let bindings = gap.bindings.join(", ");
+        let lost = gap.lost_count.map(|count| format!(", {count} events lost")).unwrap_or_default();
+        match &gap.end_time {
+            None if gap.before.is_none() => format!(
+                "{red}{:12}  GAP opens: {reason}; events from {since} on may be missing: {bindings}{lost}{reset}",
+                ""
+            ),
+            end => format!(
+                "{green}{}  GAP closed: {reason}; events from {since} on may be missing: {bindings}{lost}{reset}",
+                self.time(end.as_ref())
+            ),
+        }
+    }
+
+    fn upstream(&self, status: &UpstreamStatus) -> String {
+        let Palette { green, red, yellow, reset, .. } = self.palette;
+        let (colour, state) = match status.state() {
+            UpstreamState::Live => (green, "live"),
+            UpstreamState::Connecting => (yellow, "connecting"),
+            UpstreamState::Degraded => (yellow, "degraded"),
+            UpstreamState::Down => (red, "down"),
+            UpstreamState::Unspecified => (yellow, "unknown"),
+        };
+        let mut line = format!("{colour}{}  upstream is {state}", self.time(status.since_time.as_ref()));
+        if !status.detail.is_empty() {
+            let _ = write!(line, ": {}", status.detail);
+        }
+        line.push_str(&unready(&status.bindings));
+        line.push_str(reset);
+        line
+    }
+
+    fn subscribed(&self, subscribed: &Subscribed) -> String {
+        let Palette { dim, reset, .. } = self.palette;
+        let state = match subscribed.upstream_status.as_ref().map(UpstreamStatus::state) {
+            Some(UpstreamState::Live) => "live",
+            Some(UpstreamState::Connecting) => "connecting",
+            Some(UpstreamState::Degraded) => "degraded",
+            Some(UpstreamState::Down) => "down",
+            Some(UpstreamState::Unspecified) | None => "unknown",
+        };
+        let bindings: Vec<_> = subscribed.bindings.iter().map(|status| status.binding.as_str()).collect();
+        format!(
+            "{dim}{:12}  subscribed to {} from {} on; upstream is {state}{}{reset}",
+            "",
+            bindings.join(", "),
+            cursor(subscribed.position.as_ref()),
+            unready(&subscribed.bindings)
+        )
+    }
+
+    fn heartbeat(&self, heartbeat: &Heartbeat) -> String {
+        let Palette { dim, reset, .. } = self.palette;
+        let time = self.time(heartbeat.time.as_ref());
+        format!("{dim}{time}  heartbeat at {}{reset}", cursor(heartbeat.position.as_ref()))
+    }
+
+    fn draining(&self, draining: &Draining) -> String {
+        let Palette { yellow, reset, .. } = self.palette;
+        format!(
+            "{yellow}{:12}  the server ends this stream at {}{reset}",
+            "",
+            cursor(draining.position.as_ref())
+        )
+    }
+
+    /// `12:03:04.123`, in this machine's zone.
+    fn time(&self, time: Option<&prost_types::Timestamp>) -> String {
+        let time = time.and_then(|time| Timestamp::new(time.seconds, time.nanos).ok());
+        match time {
+            Some(time) => time.to_zoned_datetime(self.zone.clone()).strftime("%H:%M:%S%.3f").to_string(),
+            None => format!("{:12}", "?"),
+        }
+    }
+}
+
+fn cursor(cursor: Option<&crate::proto::Cursor>) -> String {
+    cursor.map(|cursor| format!("{}:{}", cursor.epoch, cursor.sequence)).unwrap_or_default()
+}
+
+/// What of the bindings does not stream, and why.
+fn unready(bindings: &[BindingStatus]) -> String {
+    let mut text = String::new();
+    for status in bindings {
+        let state = match status.state() {
+            BindingState::Active => continue,
+            BindingState::Refused => "refused",
+            BindingState::Pending | BindingState::Unspecified => "pending",
+        };
+        let _ = write!(text, "; {} is {state}", status.binding);
+        if !status.reason.is_empty() {
+            let _ = write!(text, " ({})", status.reason);
+        }
+    }
+    text
+}
+
+fn payload(event: &Event) -> Value {
+    match &event.payload {
+        Some(Payload::JsonPayload(json)) => serde_json::from_str(json).unwrap_or_default(),
+        _ => Value::Null,
+    }
+}
+
+/// The text of a field, or nothing.
+fn text<'a>(payload: &'a Value, field: &str) -> &'a str {
+    payload[field].as_str().unwrap_or_default()
+}
+
+/// A number that upstream sends as a number or as text (F40).
+fn number(payload: &Value, field: &str) -> Option<i64> {
+    let value = &payload[field];
+    value.as_i64().or_else(|| value.as_str()?.parse().ok())
+}
+
+/// `Ada Lovelace <1001>`, or the number alone where the name adds nothing.
+pub(crate) fn caller(payload: &Value) -> String {
+    match (text(payload, "caller_id_name"), text(payload, "caller_id_number")) {
+        ("", number) => number.to_owned(),
+        (name, "") => name.to_owned(),
+        (name, number) if name == number => number.to_owned(),
+        (name, number) => format!("{name} <{number}>"),
+    }
+}
+
+/// The number that was called: upstream has it in several places.
+pub(crate) fn callee(payload: &Value) -> &str {
+    let user = |field| text(payload, field).split('@').next().unwrap_or_default();
+    [
+        text(payload, "callee_id_number"),
+        user("request"),
+        user("to"),
+        text(payload, "caller_destination_number"),
+    ]
+    .into_iter()
+    .find(|candidate| !candidate.is_empty())
+    .unwrap_or("?")
+}
+
+fn call(payload: &Value) -> String {
+    if payload.is_null() {
+        return String::new();
+    }
+    let direction = match text(payload, "call_direction") {
+        "inbound" => "in ",
+        "outbound" => "out",
+        _ => "   ",
+    };
+    let mut line = format!("{direction}  {} -> {}", caller(payload), callee(payload));
+    let cause = text(payload, "hangup_cause");
+    if !cause.is_empty() {
+        let _ = write!(line, "  {cause}");
+    }
+    if let Some(seconds) = number(payload, "billing_seconds") {
+        let _ = write!(line, "  {seconds} s talk");
+    }
+    let other = text(payload, "other_leg_call_id");
+    if !other.is_empty() && text(payload, "event_name") == "CHANNEL_BRIDGE" {
+        let _ = write!(line, "  with {other}");
+    }
+    line
+}
+
+fn conference(payload: &Value) -> String {
+    format!("conference {}  {}", text(payload, "conference_id"), caller(payload))
+}
+
+fn fax(payload: &Value) -> String {
+    format!("fax {} {}  {}", text(payload, "direction"), text(payload, "fax_state"), text(payload, "status"))
+}
+
+fn object(payload: &Value) -> String {
+    format!("{} {}", text(payload, "type"), text(payload, "rev"))
+}
+
+fn presence(payload: &Value) -> String {
+    let who = match text(payload, "presence_id") {
+        "" => text(payload, "to"),
+        who => who,
+    };
+    match number(payload, "messages_new") {
+        Some(new) => format!("{who}  {new} new messages"),
+        None => format!("{who}  {}", text(payload, "state")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::proto::Cursor;
+
+    fn lines() -> Lines {
+        Lines { palette: Palette::PLAIN, zone: TimeZone::UTC }
+    }
+
+    fn line(kind: Kind) -> String {
+        lines().line(&SubscribeResponse { kind: Some(kind) })
+    }
+
+    fn time(seconds: i64) -> Option<prost_types::Timestamp> {
+        Some(prost_types::Timestamp { seconds, nanos: 120_000_000 })
+    }
+
+    #[test]
+    fn the_end_of_a_call_tells_why_and_how_long() {
+        let payload = json!({
+            "call_direction": "inbound", "caller_id_name": "Ada", "caller_id_number": "1001",
+            "request": "+15550100@example.com", "hangup_cause": "NORMAL_CLEARING", "billing_seconds": "31",
+        });
+        let event = Event {
+            name: "CHANNEL_DESTROY".into(),
+            category: EventCategory::Call.into(),
+            call_id: "3c5f.a@192.0.2.10".into(),
+            receive_time: time(0),
+            payload: Some(Payload::JsonPayload(payload.to_string())),
+            ..Event::default()
+        };
+        assert_eq!(
+            line(Kind::Event(event)),
+            "00:00:00.120  CHANNEL_DESTROY  3c5f.a@192.0.2.10                     \
+             in   Ada <1001> -> +15550100  NORMAL_CLEARING  31 s talk"
+        );
+    }
+
+    #[test]
+    fn a_gap_opens_and_closes() {
+        let open = Gap {
+            gap_id: 7,
+            reason: GapReason::UpstreamDisconnected.into(),
+            start_time: time(5),
+            bindings: vec!["call.*.*".into()],
+            ..Gap::default()
+        };
+        let closed = Gap {
+            end_time: time(9),
+            before: Some(Cursor { epoch: "x".into(), sequence: 8 }),
+            ..open.clone()
+        };
+        let opened = line(Kind::Gap(open));
+        assert!(
+            opened.contains("GAP opens") && opened.contains("00:00:05.120") && opened.contains("call.*.*")
+        );
+        let closed = line(Kind::Gap(closed));
+        assert!(closed.starts_with("00:00:09.120  GAP closed"), "{closed}");
+    }
+
+    #[test]
+    fn a_binding_that_does_not_stream_is_named() {
+        let subscribed = Subscribed {
+            bindings: vec![BindingStatus {
+                binding: "object.doc_created.user".into(),
+                state: BindingState::Refused.into(),
+                reason: "no such module".into(),
+                ..BindingStatus::default()
+            }],
+            ..Subscribed::default()
+        };
+        assert!(
+            line(Kind::Subscribed(subscribed))
+                .ends_with("object.doc_created.user is refused (no such module)")
+        );
+    }
+
+    #[test]
+    fn a_payload_that_is_no_json_is_survived() {
+        let event = Event {
+            name: "CHANNEL_CREATE".into(),
+            category: EventCategory::Call.into(),
+            payload: Some(Payload::JsonPayload("{".into())),
+            ..Event::default()
+        };
+        assert!(line(Kind::Event(event)).contains("CHANNEL_CREATE"));
+    }
+}
