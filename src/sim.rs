@@ -1,1 +1,3 @@
 //! An upstream to run and to test against: Crossbar and blackhole, faithful to recordings of the real ones.
+
+pub mod traffic;
