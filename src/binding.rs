@@ -13,14 +13,21 @@
 //! [`cover`](cover::cover) goes from a set of the first to the fewest, safest of the last, for a [`Flavour`].
 
 mod account;
+mod ask;
 pub mod catalogue;
 pub mod cover;
 pub mod encoding;
+mod event_key;
 mod index;
+mod kind;
 mod pattern;
+mod upstream_binding;
 
 pub use account::{AccountId, AccountIdError};
-pub use catalogue::{Binding, BindingError, EventKey, Kind, OptIn, Owner};
-pub use cover::{Flavour, UpstreamBinding};
+pub use ask::{Binding, BindingError};
+pub use cover::Flavour;
+pub use event_key::{EventKey, Owner};
 pub use index::Index;
+pub use kind::{Kind, OptIn};
 pub use pattern::{Pattern, PatternError};
+pub use upstream_binding::{NotSendable, UpstreamBinding};
