@@ -1,14 +1,51 @@
 //! The configuration: one typed tree, from a file and the environment.
+//!
+//! A TOML or YAML file is overlaid by `HAWKING_*` variables, with `__` between the levels of a key:
+//! `HAWKING_GRPC__LISTEN` is `grpc.listen`. Of a list, `HAWKING_ACCOUNTS__0__PASSWORD` means the first account, and
+//! `HAWKING_ACCOUNTS__<account id>__PASSWORD` the one with this id; either can add an account, so that no file is needed
+//! at all. Durations and sizes are written as people do (`30s`, `64MiB`). A secret is given in place, as `KEY_file` or as
+//! `KEY_env`.
+//!
+//! # Layout
+//!
+//! - `settings`: what a section is. Each setting is declared once, with comment, default and form; from that follow the
+//!   struct, its default, the reader and the writer.
+//! - `upstream`, `account`, `hub`, `grpc`, `process`: the sections.
+//! - `form`: how values are written. `tree`: the file and the environment merged. `reader`, `writer`: there and back.
+//! - `error`: everything that is wrong, at once.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+mod account;
+mod error;
+mod form;
+mod grpc;
+mod hub;
+mod process;
+mod reader;
+mod settings;
+mod tree;
+mod upstream;
+mod writer;
 
-use secrecy::SecretString;
-use url::Url;
+use std::{collections::BTreeMap, path::Path};
 
-use crate::binding::{AccountId, Binding, OptIn};
+use self::{
+    account::Draft,
+    reader::{Checks, Reader, Session},
+    settings::Visitor,
+    tree::{Node, Value},
+    writer::Writer,
+};
+pub use self::{
+    account::{Account, AccountName, Credentials, HashMethod},
+    error::{ConfigError, ConfigErrors, Place, Problem},
+    grpc::Grpc,
+    hub::Hub,
+    process::{LogFormat, Shutdown, Telemetry},
+    upstream::{Upstream, UpstreamTls},
+};
 
 /// Everything that can be set.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Config {
     /// What concerns all upstreams.
     pub upstream: Upstream,
@@ -24,268 +61,131 @@ pub struct Config {
     pub shutdown: Shutdown,
 }
 
-/// What concerns the sessions to the upstream.
-#[derive(Debug, Clone)]
-pub struct Upstream {
-    /// Crossbar's base URL, such as `http://crossbar:8000/`. An account can have its own.
-    pub crossbar_url: Url,
-    /// Blackhole's URL, such as `ws://blackhole:5555/`. An account can have its own.
-    pub blackhole_url: Url,
-    /// TLS for https and wss.
-    pub tls: UpstreamTls,
-    /// The longest that a TCP connection, TLS and the upgrade may take together.
-    pub connect_timeout: Duration,
-    /// The longest that one request to Crossbar may take.
-    pub crossbar_timeout: Duration,
-    /// How long before a token's expiry it is not used for a new connection any more.
-    pub token_margin: Duration,
-    /// After so much quiet a WebSocket ping is sent.
-    pub ping_interval: Duration,
-    /// Without any inbound frame for so long the session is given up. Longer than `ping_interval`.
-    pub liveness_timeout: Duration,
-    /// The deadline of one command; after it, it is sent again.
-    pub command_timeout: Duration,
-    /// Commands in flight at most (F46: replies are lost above 50 that wait).
-    pub commands_in_flight: usize,
-    /// Blackhole's token bucket for each session: its size (F49: 100).
-    pub rate_burst: u32,
-    /// Its refill a second (F49: 10).
-    pub rate_per_second: u32,
-    /// The share of the bucket that hawking uses, 0.1 to 1.0: others may share the address.
-    pub rate_share: f64,
-    /// The first delay before connecting again.
-    pub backoff_initial: Duration,
-    /// The longest delay.
-    pub backoff_max: Duration,
-    /// The delay after refused credentials or a refused connection (400, 403, 429).
-    pub backoff_refused: Duration,
-    /// After so long live the delay starts over.
-    pub backoff_reset_after: Duration,
-    /// The kinds of binding that cross tenants and were turned on by name.
-    pub opt_in: OptIn,
-    /// How many recent events the de-duplicator remembers, and for how long.
-    pub dedupe_events: usize,
-    /// See `dedupe_events`. Longer than the skew between two sessions.
-    pub dedupe_window: Duration,
-}
+impl Config {
+    /// Reads the file, if there is one, and lays the variables over it.
+    ///
+    /// `env` is the whole environment (see [`environment`]): variables without the prefix are looked up for `KEY_env`.
+    /// Without accounts the configuration is valid all the same; what to make of that is the caller's.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong, not only the first thing. No text of an error contains a secret.
+    pub fn load(
+        path: Option<&Path>,
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigErrors> {
+        let environment: BTreeMap<String, String> = env.into_iter().collect();
+        let home = path.map_or(Place::Environment, |path| Place::File(path.to_owned()));
+        let mut root = match path {
+            // Of a file that cannot be read nothing else can be said.
+            Some(path) => tree::read_file(path).map_err(|error| ConfigErrors(vec![error]))?,
+            None => Node::table(Place::Environment),
+        };
+        let mut session = Session::new(home, &environment);
+        tree::overlay(&mut root, &environment, &mut session.errors);
 
-/// TLS towards the upstream.
-#[derive(Debug, Clone, Default)]
-pub struct UpstreamTls {
-    /// A PEM file of CA certificates trusted in addition to the system's.
-    pub ca_file: Option<PathBuf>,
-    /// Trust only `ca_file`.
-    pub only_ca_file: bool,
-    /// The name that the certificate is checked against and that is sent as SNI, instead of the URL's host.
-    pub server_name: Option<String>,
-}
+        let mut config = Self::default();
+        Reader::open(&mut session, "", Some(&root), |reader| {
+            config.visit_sections(reader);
+            let accounts = reader.take("accounts");
+            config.accounts = read_accounts(reader.session(), accounts, &config.upstream);
+        });
+        let mut checks = Checks(&mut session);
+        config.upstream.check(&mut checks);
+        config.grpc.check(&mut checks);
 
-/// One account with credentials.
-#[derive(Debug, Clone)]
-pub struct Account {
-    /// Its id.
-    pub id: AccountId,
-    /// Its own Crossbar.
-    pub crossbar_url: Option<Url>,
-    /// Its own blackhole.
-    pub blackhole_url: Option<Url>,
-    /// How it logs in.
-    pub credentials: Credentials,
-    /// Bindings that are held whether anybody subscribes or not, so that they can be replayed.
-    pub always_on: Vec<Binding>,
-}
+        if session.errors.is_empty() { Ok(config) } else { Err(ConfigErrors(session.errors)) }
+    }
 
-/// How hawking logs in to Crossbar.
-#[derive(Debug, Clone)]
-pub enum Credentials {
-    /// `PUT /v2/user_auth` with the hash of `username:password`.
-    User {
-        /// Lower-cased before hashing.
-        username: String,
-        /// Kept secret.
-        password: SecretString,
-        /// Which hash.
-        method: HashMethod,
-        /// How the account is named to Crossbar.
-        realm: AccountName,
-    },
-    /// `PUT /v2/user_auth` with a hash made beforehand.
-    Hash {
-        /// Hex digits; as good as a password.
-        credentials: SecretString,
-        /// Which hash.
-        method: HashMethod,
-        /// How the account is named to Crossbar.
-        realm: AccountName,
-    },
-    /// `PUT /v2/api_auth`.
-    ApiKey {
-        /// Kept secret.
-        key: SecretString,
-    },
-}
+    /// All sections but the accounts.
+    fn visit_sections<V: Visitor>(&mut self, visitor: &mut V) {
+        visitor.section("upstream", &["The sessions to the upstream."], &mut self.upstream);
+        visitor.section("hub", &["Logs and subscriptions."], &mut self.hub);
+        visitor.section("grpc", &["The listener for consumers."], &mut self.grpc);
+        visitor.section("telemetry", &["What hawking says about itself."], &mut self.telemetry);
+        visitor.section("shutdown", &["How hawking ends."], &mut self.shutdown);
+    }
 
-/// Crossbar's `method`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HashMethod {
-    /// `md5`, the default.
-    Md5,
-    /// `sha`: SHA-1.
-    Sha,
-}
-
-/// How an account is named at login.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AccountName {
-    /// `account_name`
-    Name(String),
-    /// `account_realm`
-    Realm(String),
-    /// `phone_number`
-    PhoneNumber(String),
-}
-
-/// Logs and subscriptions.
-#[derive(Debug, Clone)]
-pub struct Hub {
-    /// The log of one account: bytes at most.
-    pub log_bytes: usize,
-    /// Records at most.
-    pub log_records: usize,
-    /// Age at most.
-    pub log_age: Duration,
-    /// How long a binding stays wanted after its last consumer left.
-    pub linger: Duration,
-    /// How long `Subscribe` waits at most for its bindings to be confirmed before it says that they are pending.
-    pub confirm_wait: Duration,
-    /// Open subscriptions at most, for each account.
-    pub max_subscriptions_per_account: usize,
-    /// Open subscriptions at most, for the process.
-    pub max_subscriptions: usize,
-}
-
-/// The listener for consumers.
-#[derive(Debug, Clone)]
-pub struct Grpc {
-    /// Where it listens.
-    pub listen: SocketAddr,
-    /// The heartbeat of a stream that asks for none.
-    pub heartbeat_default: Duration,
-    /// The shortest that can be asked for.
-    pub heartbeat_min: Duration,
-    /// The longest.
-    pub heartbeat_max: Duration,
-    /// HTTP/2 keepalive pings.
-    pub keepalive_interval: Duration,
-    /// A connection that does not answer one within this is closed.
-    pub keepalive_timeout: Duration,
-    /// Streams for each connection at most.
-    pub max_concurrent_streams: u32,
-    /// Connections at most.
-    pub max_connections: usize,
-    /// The largest request message, in bytes.
-    pub max_request_bytes: usize,
-    /// Unsent bytes of one stream that are held at most.
-    pub send_buffer_bytes: usize,
-    /// The HTTP/2 handshake must be over within this.
-    pub handshake_timeout: Duration,
-}
-
-/// What hawking says about itself.
-#[derive(Debug, Clone)]
-pub struct Telemetry {
-    /// A filter as tracing-subscriber's `EnvFilter` has it, such as `info,hawking=debug`.
-    pub log_filter: String,
-    /// How log lines look.
-    pub log_format: LogFormat,
-}
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// How hawking ends.
-#[derive(Debug, Clone)]
-pub struct Shutdown {
-    /// Streams and connections are given so long to end.
-    pub grace: Duration,
-}
-
-impl Default for Upstream {
-    fn default() -> Self {
-        // Both URLs are constants that parse.
-        #[allow(clippy::expect_used)]
-        let url = |text| Url::parse(text).expect("a constant URL");
-        Self {
-            crossbar_url: url("http://127.0.0.1:8000/"),
-            blackhole_url: url("ws://127.0.0.1:5555/"),
-            tls: UpstreamTls::default(),
-            connect_timeout: Duration::from_secs(10),
-            crossbar_timeout: Duration::from_secs(10),
-            token_margin: Duration::from_secs(60),
-            ping_interval: Duration::from_secs(15),
-            liveness_timeout: Duration::from_secs(35),
-            command_timeout: Duration::from_secs(15),
-            commands_in_flight: 4,
-            rate_burst: 100,
-            rate_per_second: 10,
-            rate_share: 0.8,
-            backoff_initial: Duration::from_millis(500),
-            backoff_max: Duration::from_secs(30),
-            backoff_refused: Duration::from_secs(60),
-            backoff_reset_after: Duration::from_secs(60),
-            opt_in: OptIn::default(),
-            dedupe_events: 50_000,
-            dedupe_window: Duration::from_secs(120),
+    /// All settings in force as TOML, each under its comment, with the default where it is another. Secrets are `***`.
+    pub fn redacted_toml(&self) -> String {
+        let mut writer = Writer::effective(|defaults| {
+            Self::default().visit_sections(defaults);
+            write_account(defaults, &mut Draft::default());
+        });
+        writer.comment(&["hawking: all settings in force. Secrets are not shown."]);
+        for account in &self.accounts {
+            write_account(&mut writer, &mut Draft::from(account));
         }
+        self.clone().visit_sections(&mut writer);
+        writer.finish()
     }
 }
 
-impl Default for Hub {
-    fn default() -> Self {
-        Self {
-            log_bytes: 64 << 20,
-            log_records: 200_000,
-            log_age: Duration::from_secs(3600),
-            linger: Duration::from_secs(60),
-            confirm_wait: Duration::from_secs(2),
-            max_subscriptions_per_account: 10_000,
-            max_subscriptions: 20_000,
+/// All settings as commented TOML, with their defaults. As it stands it sets nothing; each default can be uncommented.
+pub fn reference() -> String {
+    let mut writer = Writer::reference();
+    writer.comment(&[
+        "hawking: all settings with their defaults.",
+        "",
+        "A file like this one, in TOML or YAML, and the environment make the configuration; a variable wins over the",
+        "file. HAWKING_GRPC__LISTEN is grpc.listen; HAWKING_ACCOUNTS__0__PASSWORD is the first account's password, and",
+        "HAWKING_ACCOUNTS__<account id>__PASSWORD that of the account with this id. Either adds the account where there",
+        "is none, so that variables alone are enough.",
+        "",
+        "Any secret can be given in place, or by the path of a file (password_file), or by the name of a variable",
+        "(password_env).",
+    ]);
+    let mut account = Writer::reference();
+    write_account(&mut account, &mut Draft::default());
+    for line in account.finish().lines() {
+        writer.line(format!("# {line}").trim_end());
+    }
+    Config::default().visit_sections(&mut writer);
+    writer.finish()
+}
+
+/// The variables of this process, for [`Config::load`]. Those that are not UTF-8 cannot be settings and are left out.
+pub fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)))
+}
+
+fn write_account(writer: &mut Writer, draft: &mut Draft) {
+    writer.table(
+        "accounts",
+        "[[{}]]",
+        &["An account that hawking has credentials for; one such section for each."],
+        draft,
+    );
+}
+
+fn read_accounts(session: &mut Session<'_>, node: Option<&Node>, upstream: &Upstream) -> Vec<Account> {
+    let list = match node {
+        None => return Vec::new(),
+        Some(Node { value: Value::List(list), .. }) => list,
+        Some(node) => {
+            let problem = Problem::Unexpected {
+                found: node.type_name().to_owned(),
+                expected:
+                    "a list of accounts: [[accounts]] in TOML, HAWKING_ACCOUNTS__0__ID in the environment"
+                        .to_owned(),
+            };
+            session.fail(node.place.clone(), "accounts".to_owned(), problem);
+            return Vec::new();
         }
-    }
-}
-
-impl Default for Grpc {
-    fn default() -> Self {
-        Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 50051)),
-            heartbeat_default: Duration::from_secs(15),
-            heartbeat_min: Duration::from_secs(1),
-            heartbeat_max: Duration::from_secs(600),
-            keepalive_interval: Duration::from_secs(30),
-            keepalive_timeout: Duration::from_secs(20),
-            max_concurrent_streams: 1000,
-            max_connections: 10_000,
-            max_request_bytes: 2 << 20,
-            send_buffer_bytes: 256 << 10,
-            handshake_timeout: Duration::from_secs(10),
+    };
+    let mut accounts: Vec<Account> = Vec::new();
+    let mut seen = BTreeMap::new();
+    for (index, node) in list.iter().enumerate() {
+        let path = format!("accounts[{index}]");
+        let Some(account) = account::read(session, &path, node, &upstream.opt_in) else { continue };
+        if let Some(first) = seen.insert(account.id, index) {
+            let reason = format!("{} is also accounts[{first}]; expected each account once", account.id);
+            session.fail(node.place.clone(), format!("{path}.id"), Problem::Conflict { reason });
         }
+        accounts.push(account);
     }
+    accounts
 }
 
-impl Default for Telemetry {
-    fn default() -> Self {
-        Self { log_filter: "info".into(), log_format: LogFormat::Text }
-    }
-}
-
-impl Default for Shutdown {
-    fn default() -> Self {
-        Self { grace: Duration::from_secs(20) }
-    }
-}
+#[cfg(test)]
+mod tests;

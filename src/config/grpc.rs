@@ -1,0 +1,52 @@
+//! The listener for consumers.
+
+use std::{net::SocketAddr, time::Duration};
+
+use super::{
+    form::{Address, bytes, count, span, timeout},
+    reader::Checks,
+    settings::settings,
+};
+
+settings! {
+    /// The listener for consumers.
+    pub struct Grpc {
+        /// Where it listens. In a container: "0.0.0.0:50051" or "[::]:50051".
+        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 50051)), as Address;
+        /// The heartbeat of a stream that asks for none.
+        heartbeat_default: Duration = Duration::from_secs(15), as HEARTBEAT;
+        /// The shortest that can be asked for.
+        heartbeat_min: Duration = Duration::from_secs(1), as HEARTBEAT;
+        /// The longest.
+        heartbeat_max: Duration = Duration::from_secs(600), as HEARTBEAT;
+        /// After so much quiet a connection gets an HTTP/2 ping.
+        keepalive_interval: Duration = Duration::from_secs(30), as timeout();
+        /// A connection that does not answer one within this is closed.
+        keepalive_timeout: Duration = Duration::from_secs(20), as timeout();
+        /// Streams for each connection at most.
+        max_concurrent_streams: u32 = 1000, as count(1, 1_000_000);
+        /// Connections at most.
+        max_connections: usize = 10_000, as count(1, 1_000_000);
+        /// The largest request message.
+        max_request_bytes: usize = 2 << 20, as bytes(4 << 10, 64 << 20);
+        /// Unsent bytes of one stream that are held at most.
+        send_buffer_bytes: usize = 256 << 10, as bytes(16 << 10, 64 << 20);
+        /// The HTTP/2 handshake of a new connection must be over within this.
+        handshake_timeout: Duration = Duration::from_secs(10), as timeout();
+    }
+}
+
+const HEARTBEAT: super::form::Span = span(Duration::from_millis(10), Duration::from_hours(1));
+
+impl Grpc {
+    pub(super) fn check(&self, checks: &mut Checks<'_, '_>) {
+        checks.ordered(
+            ("grpc.heartbeat_min", self.heartbeat_min),
+            ("grpc.heartbeat_default", self.heartbeat_default),
+        );
+        checks.ordered(
+            ("grpc.heartbeat_default", self.heartbeat_default),
+            ("grpc.heartbeat_max", self.heartbeat_max),
+        );
+    }
+}

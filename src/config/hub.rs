@@ -1,0 +1,28 @@
+//! Logs and subscriptions.
+
+use std::time::Duration;
+
+use super::{
+    form::{bytes, count, span},
+    settings::settings,
+};
+
+settings! {
+    /// Logs and subscriptions.
+    pub struct Hub {
+        /// The log of one account, from which consumers resume: bytes at most.
+        log_bytes: usize = 64 << 20, as bytes(64 << 10, 1 << 40);
+        /// Records at most.
+        log_records: usize = 200_000, as count(100, 1_000_000_000);
+        /// Age at most.
+        log_age: Duration = Duration::from_hours(1), as span(Duration::from_secs(1), Duration::from_hours(24 * 31));
+        /// How long a binding is still held upstream after its last consumer left.
+        linger: Duration = Duration::from_secs(60), as span(Duration::ZERO, Duration::from_hours(24));
+        /// How long Subscribe waits at most for its bindings to be confirmed before it says that they are pending.
+        confirm_wait: Duration = Duration::from_secs(2), as span(Duration::ZERO, Duration::from_secs(60));
+        /// Open subscriptions at most, for each account.
+        max_subscriptions_per_account: usize = 10_000, as count(1, 10_000_000);
+        /// Open subscriptions at most, for the process.
+        max_subscriptions: usize = 20_000, as count(1, 10_000_000);
+    }
+}

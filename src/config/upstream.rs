@@ -1,0 +1,117 @@
+//! The sessions to the upstream.
+
+use std::{path::PathBuf, time::Duration};
+
+use url::Url;
+
+use super::{
+    form::{BLACKHOLE, CROSSBAR, FilePath, Flag, Optional, Set, Share, Text, count, span, timeout},
+    reader::Checks,
+    settings::settings,
+};
+use crate::binding::{Kind, OptIn};
+
+settings! {
+    /// What concerns the sessions to the upstream.
+    pub struct Upstream {
+        /// Crossbar's base URL. An account can have its own.
+        crossbar_url: Url = url("http://127.0.0.1:8000/"), as CROSSBAR;
+        /// Blackhole's URL. An account can have its own.
+        blackhole_url: Url = url("ws://127.0.0.1:5555/"), as BLACKHOLE;
+        /// The longest that a TCP connection, TLS and the upgrade to WebSocket may take together.
+        connect_timeout: Duration = Duration::from_secs(10), as timeout();
+        /// The longest that one request to Crossbar may take.
+        crossbar_timeout: Duration = Duration::from_secs(10), as timeout();
+        /// A token that expires within this is not used for a new connection any more.
+        token_margin: Duration = Duration::from_secs(60), as span(Duration::ZERO, DAY);
+        /// After so much quiet a WebSocket ping is sent.
+        ping_interval: Duration = Duration::from_secs(15), as timeout();
+        /// Without any inbound frame for so long the session is given up. Longer than ping_interval.
+        liveness_timeout: Duration = Duration::from_secs(35), as timeout();
+        /// The deadline of one command to blackhole; after it, it is sent again.
+        command_timeout: Duration = Duration::from_secs(15), as timeout();
+        /// Commands in flight at most: blackhole loses replies when too many wait.
+        commands_in_flight: usize = 4, as count(1, 8);
+        /// The size of blackhole's token bucket for each session.
+        rate_burst: u32 = 100, as count(1, 100_000);
+        /// What flows into it every second.
+        rate_per_second: u32 = 10, as count(1, 100_000);
+        /// The share of the bucket that hawking uses: others may connect from the same address.
+        rate_share: f64 = 0.8, as Share;
+        /// The first delay before connecting again; each further one is longer, with jitter.
+        backoff_initial: Duration = Duration::from_millis(500), as timeout();
+        /// The longest delay.
+        backoff_max: Duration = Duration::from_secs(30), as timeout();
+        /// The delay after refused credentials or a refused connection (400, 403, 429).
+        backoff_refused: Duration = Duration::from_secs(60), as timeout();
+        /// After so long live the delay starts over from the first.
+        backoff_reset_after: Duration = Duration::from_secs(60), as timeout();
+        /// The kinds of binding that cross tenants and are off unless they are named here: "conference.command", whose
+        /// events name no account.
+        opt_in: OptIn = OptIn::default(), as KINDS;
+        /// How many recent events of an account the de-duplicator remembers at most.
+        dedupe_events: usize = 50_000, as count(100, 10_000_000);
+        /// And for how long. Longer than the skew between two sessions.
+        dedupe_window: Duration = Duration::from_secs(120), as timeout();
+    }
+    sections {
+        /// TLS for https and wss.
+        tls: UpstreamTls;
+    }
+}
+
+settings! {
+    /// TLS towards the upstream.
+    pub struct UpstreamTls {
+        /// A PEM file of CA certificates that are trusted in addition to the system's.
+        ca_file: Option<PathBuf> = None, as Optional(FilePath { example: "/etc/hawking/upstream-ca.pem" });
+        /// Trust only those of ca_file.
+        only_ca_file: bool = false, as Flag;
+        /// The name that the certificate is checked against and that is sent as SNI, instead of the URL's host.
+        server_name: Option<String> = None, as Optional(Text { what: "a host name", example: "kazoo.example.com" });
+    }
+}
+
+const DAY: Duration = Duration::from_hours(24);
+
+/// The kinds that need the operator's word, by name.
+const OPT_IN: &[(&str, Kind)] = &[("conference.command", Kind::ConferenceCommand)];
+
+const KINDS: Set<OptIn> = Set {
+    expected: "a list of the kinds that need to be turned on: \"conference.command\"",
+    parse: |names| {
+        let kind = |name: &&str| {
+            OPT_IN.iter().find(|(known, _)| known == name).map(|(_, kind)| *kind).ok_or((*name).to_owned())
+        };
+        Ok(OptIn(names.iter().map(kind).collect::<Result<_, _>>()?))
+    },
+    show: |kinds| {
+        let named = OPT_IN.iter().filter(|(_, kind)| kinds.0.contains(kind));
+        named.map(|(name, _)| (*name).to_owned()).collect()
+    },
+};
+
+// Both callers give constants that parse.
+#[allow(clippy::expect_used)]
+fn url(text: &str) -> Url {
+    Url::parse(text).expect("a constant URL")
+}
+
+impl Upstream {
+    pub(super) fn check(&self, checks: &mut Checks<'_, '_>) {
+        checks.longer(
+            ("upstream.liveness_timeout", self.liveness_timeout),
+            ("upstream.ping_interval", self.ping_interval),
+        );
+        checks.ordered(
+            ("upstream.backoff_initial", self.backoff_initial),
+            ("upstream.backoff_max", self.backoff_max),
+        );
+        let tls = &self.tls;
+        if tls.only_ca_file && tls.ca_file.is_none() {
+            checks.fail(&["upstream.tls.only_ca_file", "upstream.tls.ca_file"], || {
+                "only_ca_file needs a ca_file: otherwise no certificate would be trusted".to_owned()
+            });
+        }
+    }
+}
