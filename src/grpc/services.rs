@@ -1,0 +1,218 @@
+//! Which path is served by whom; and the unary calls.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use http::{Request, Response};
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, service::Routes};
+use tonic_health::{ServingStatus, server::HealthReporter};
+use tower::ServiceExt;
+
+use crate::{
+    binding::{OptIn, catalogue},
+    clock::SharedClock,
+    config,
+    hub::Hub,
+    proto::{
+        self,
+        event_service_server::{EventService, EventServiceServer, SERVICE_NAME},
+    },
+};
+
+use super::{Server, limits, message, status, stream::UntilDrain, subscribe};
+
+/// What all calls share.
+pub(crate) struct Shared {
+    pub settings: config::Grpc,
+    pub hub: Arc<Hub>,
+    pub opt_in: OptIn,
+    pub clock: SharedClock,
+    pub grace: Duration,
+    /// Numbers the streams.
+    pub streams: AtomicU64,
+}
+
+/// The services could not be set up: a defect of this build.
+#[derive(Debug, thiserror::Error)]
+#[error("server reflection cannot be built from the compiled descriptors")]
+pub struct NewServicesError(#[from] tonic_reflection::server::Error);
+
+/// All services of the consumers' listener. Cheap to clone.
+#[derive(Clone)]
+pub struct Services {
+    shared: Arc<Shared>,
+    /// Everything but `Subscribe`.
+    routes: Routes,
+    health: HealthReporter,
+}
+
+impl Services {
+    /// Sets them up.
+    pub async fn new(server: Server) -> Result<Self, NewServicesError> {
+        let shared = Arc::new(Shared {
+            settings: server.settings,
+            hub: server.hub,
+            opt_in: server.opt_in,
+            clock: server.clock,
+            grace: server.grace,
+            streams: AtomicU64::new(1),
+        });
+
+        // Liveness and readiness do not follow the upstream: a server without one still serves what it has, and says so.
+        // `""` is served from the start.
+        let health = HealthReporter::new();
+        health.set_service_status(SERVICE_NAME, ServingStatus::Serving).await;
+        let health_service = tonic_health::server::HealthService::from_health_reporter(health.clone());
+
+        let calls = EventServiceServer::new(Calls { shared: shared.clone() })
+            .max_decoding_message_size(shared.settings.max_request_bytes);
+        let routes = Routes::new(calls)
+            .add_service(tonic_health::pb::health_server::HealthServer::new(health_service))
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?)
+            .prepare();
+        Ok(Self { shared, routes, health })
+    }
+
+    /// What the calls share.
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Health says NOT_SERVING from now on.
+    pub(crate) async fn not_serving(&self) {
+        for name in ["", SERVICE_NAME] {
+            self.health.set_service_status(name, ServingStatus::NotServing).await;
+        }
+    }
+
+    /// Serves one call. Once `drain` is cancelled, every response that is still open ends by itself.
+    pub(crate) async fn call<B>(
+        self,
+        drain: CancellationToken,
+        request: Request<B>,
+    ) -> Result<Response<tonic::body::Body>, Infallible>
+    where
+        B: http_body::Body<Data = bytes::Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+            + Send
+            + 'static,
+    {
+        if request.uri().path() == subscribe::PATH {
+            return Ok(subscribe::serve(&self.shared, drain, request).await);
+        }
+        let response = self.routes.oneshot(request.map(tonic::body::Body::new)).await?;
+        Ok(response.map(|body| tonic::body::Body::new(UntilDrain::new(body, drain))))
+    }
+}
+
+/// Reflection of the services that are served here (`hawking.v1` has more), with all descriptors that a client needs to
+/// read them: those of error details among them, without which clients show details as base64.
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+        .with_service_name(SERVICE_NAME)
+        .with_service_name(tonic_health::pb::health_server::SERVICE_NAME)
+        .with_service_name("grpc.reflection.v1.ServerReflection")
+        .with_service_name("grpc.reflection.v1alpha.ServerReflection")
+}
+
+/// The unary calls.
+struct Calls {
+    shared: Arc<Shared>,
+}
+
+type EmptyStream = Pin<Box<futures_util::stream::Empty<Result<proto::SubscribeResponse, Status>>>>;
+
+#[tonic::async_trait]
+impl EventService for Calls {
+    type SubscribeStream = EmptyStream;
+
+    /// Not reached: [`Services::call`] serves its path before the generated server sees it.
+    async fn subscribe(
+        &self,
+        _request: tonic::Request<proto::SubscribeRequest>,
+    ) -> Result<tonic::Response<Self::SubscribeStream>, Status> {
+        Err(status::internal("Subscribe is served elsewhere"))
+    }
+
+    async fn get_account_status(
+        &self,
+        request: tonic::Request<proto::GetAccountStatusRequest>,
+    ) -> Result<tonic::Response<proto::GetAccountStatusResponse>, Status> {
+        let id = limits::account(&request.get_ref().account_id)?;
+        let account = self.shared.hub.get(&id).ok_or_else(|| status::account_not_configured(id.as_str()))?;
+        let status = account.status();
+        let position = message::cursor(status.position.epoch, status.position.sequence);
+        // Nobody asked for these: they stand under their canonical names.
+        let interest: Vec<_> =
+            status.interest.iter().map(|report| message::binding_status(&report.binding, report)).collect();
+        Ok(tonic::Response::new(proto::GetAccountStatusResponse {
+            account_id: id.to_string(),
+            upstream_status: Some(message::upstream_status(
+                &status.upstream,
+                status.since,
+                position,
+                Vec::new(),
+            )),
+            replay_window: Some(message::window(&status.window)),
+            log_records: status.records as u64,
+            log_bytes: status.bytes as u64,
+            subscriptions: u32::try_from(status.subscriptions).unwrap_or(u32::MAX),
+            views: u32::try_from(status.views).unwrap_or(u32::MAX),
+            interest,
+            served_by_account_id: account.served_by().to_string(),
+        }))
+    }
+
+    async fn list_accounts(
+        &self,
+        request: tonic::Request<proto::ListAccountsRequest>,
+    ) -> Result<tonic::Response<proto::ListAccountsResponse>, Status> {
+        let page = limits::page(request.get_ref())?;
+        let accounts = self.shared.hub.list();
+        let start = match page.after {
+            Some(after) => accounts.partition_point(|account| account.id() <= after),
+            None => 0,
+        };
+        let rest = &accounts[start..];
+        let shown = &rest[..page.size.min(rest.len())];
+        let next = shown.last().filter(|_| shown.len() < rest.len());
+        Ok(tonic::Response::new(proto::ListAccountsResponse {
+            next_page_token: next.map(|account| account.id().to_string()).unwrap_or_default(),
+            accounts: shown
+                .iter()
+                .map(|account| proto::Account {
+                    account_id: account.id().to_string(),
+                    name: String::new(),
+                    upstream_state: message::upstream_state(account.status().upstream.state).into(),
+                    served_by_account_id: account.served_by().to_string(),
+                })
+                .collect(),
+        }))
+    }
+
+    async fn list_binding_types(
+        &self,
+        _request: tonic::Request<proto::ListBindingTypesRequest>,
+    ) -> Result<tonic::Response<proto::ListBindingTypesResponse>, Status> {
+        let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
+        let binding_types = catalogue::TYPES.iter().map(|of| proto::BindingType {
+            template: of.template.to_owned(),
+            category: message::category(of.kind).into(),
+            description: of.description.to_owned(),
+            examples: texts(of.examples),
+            caveats: texts(of.caveats),
+            flavours: of.flavours.iter().map(|flavour| flavour.as_str().to_owned()).collect(),
+            requires_opt_in: of.requires_opt_in,
+            month_bound: of.month_bound,
+        });
+        Ok(tonic::Response::new(proto::ListBindingTypesResponse { binding_types: binding_types.collect() }))
+    }
+}

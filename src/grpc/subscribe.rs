@@ -1,0 +1,299 @@
+//! The request half of `Subscribe`: from the bytes of a request to a subscription, or to the status that refuses it.
+//!
+//! It is served by hand, not by tonic's generated server: that one encodes each message for each stream, where here the
+//! encoded frames are shared (see [`stream`](super::stream)).
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use bytes::{Buf, Bytes};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use prost::Message;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::{
+    hub,
+    proto::{self, subscribe_response::Kind},
+};
+
+use super::{
+    limits, message,
+    services::Shared,
+    status,
+    stream::{self, EventStream, Setup},
+};
+
+/// Where it is called.
+pub(crate) const PATH: &str = "/hawking.v1.EventService/Subscribe";
+
+/// The one message of the request must have come within this.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Serves one call.
+pub(crate) async fn serve<B>(
+    shared: &Shared,
+    drain: CancellationToken,
+    request: Request<B>,
+) -> Response<tonic::body::Body>
+where
+    B: http_body::Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send,
+{
+    let arrived = Instant::now();
+    if !is_grpc(request.headers()) || request.method() != Method::POST {
+        // What does not speak gRPC would not understand a status in trailers either.
+        let mut response = Response::new(tonic::body::Body::empty());
+        *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        return response;
+    }
+    match begin(shared, drain, request, arrived).await {
+        Ok(stream) => {
+            let mut response = Response::new(tonic::body::Body::new(stream::Body(stream)));
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            response
+        }
+        Err(status) => {
+            tracing::info!(code = ?status.code(), reason = status.message(), "Subscribe refused");
+            status.into_http()
+        }
+    }
+}
+
+async fn begin<B>(
+    shared: &Shared,
+    drain: CancellationToken,
+    request: Request<B>,
+    arrived: Instant,
+) -> Result<EventStream, Status>
+where
+    B: http_body::Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send,
+{
+    let deadline = timeout(request.headers())?.and_then(|timeout| arrived.checked_add(timeout));
+    let begun = async {
+        if drain.is_cancelled() {
+            return Err(status::draining(None));
+        }
+        let compressed = is_compressed(request.headers());
+        let read = read_message(request.into_body(), shared.settings.max_request_bytes, compressed);
+        let message = tokio::time::timeout(REQUEST_TIMEOUT, read);
+        let message = message.await.map_err(|_| status::request_too_slow())??;
+        let request = proto::SubscribeRequest::decode(message)
+            .map_err(|error| status::malformed(format!("the request is no SubscribeRequest: {error}")))?;
+        let request = limits::subscribe(request, &shared.settings, &shared.opt_in)?;
+
+        let id = request.account;
+        let not_here = || status::account_not_configured(id.as_str());
+        let account = shared.hub.get(&id).ok_or_else(not_here)?;
+        let subscription = tokio::select! {
+            biased;
+            () = drain.cancelled() => return Err(status::draining(None)),
+            subscription = account.subscribe(request.spec.clone()) => {
+                subscription.map_err(|error| status::subscribe_error(&error, id.as_str()))?
+            }
+        };
+        Ok((request, account, subscription))
+    };
+    let (request, account, subscription) = match deadline {
+        Some(at) => tokio::time::timeout_at(at, begun)
+            .await
+            .unwrap_or_else(|_| Err(status::deadline_exceeded(None)))?,
+        None => begun.await?,
+    };
+
+    let number = shared.streams.fetch_add(1, Ordering::Relaxed);
+    let setup = Setup {
+        account: request.account,
+        id: format!("s{number}"),
+        first: subscribed(&account.status(), &subscription, &request.requested, format!("s{number}")),
+        requested: request.requested,
+        clock: shared.clock.clone(),
+        drain: drain.clone(),
+        grace: shared.grace,
+        deadline,
+    };
+    tracing::info!(
+        account = %setup.account,
+        subscription = %setup.id,
+        client = request.client_name,
+        bindings = request.spec.bindings.len(),
+        position = %subscription.start_position(),
+        "stream began",
+    );
+    Ok(EventStream::new(setup, subscription))
+}
+
+/// The first message.
+fn subscribed(
+    status: &hub::AccountStatus,
+    subscription: &hub::Subscription,
+    requested: &[(String, String)],
+    id: String,
+) -> Bytes {
+    let bindings = message::binding_statuses(requested, &subscription.bindings());
+    let position = subscription.start_position();
+    message::response(Kind::Subscribed(proto::Subscribed {
+        bindings: bindings.clone(),
+        position: Some(message::cursor(position.epoch, position.sequence)),
+        replay_window: Some(message::window(&status.window)),
+        upstream_status: Some(message::upstream_status(
+            &status.upstream,
+            status.since,
+            message::cursor(status.position.epoch, status.position.sequence),
+            bindings,
+        )),
+        subscription_id: id,
+    }))
+}
+
+/// `application/grpc`, or with `+proto`; nothing else is spoken here.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let Some(rest) = content_type.and_then(|text| text.strip_prefix(b"application/grpc")) else {
+        return false;
+    };
+    let rest = rest.strip_prefix(b"+proto").unwrap_or(rest);
+    rest.is_empty() || rest.starts_with(b";")
+}
+
+/// Whether the client names a compression; a message is compressed only if its flag says so too.
+fn is_compressed(headers: &HeaderMap) -> bool {
+    headers.get("grpc-encoding").is_some_and(|encoding| encoding != "identity")
+}
+
+/// `grpc-timeout`: at most eight digits and a unit. `None` where there is none.
+fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
+    let Some(text) = headers.get("grpc-timeout") else { return Ok(None) };
+    let parse = || {
+        let (digits, unit) = text.to_str().ok()?.split_at_checked(text.len().checked_sub(1)?)?;
+        if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        let count: u64 = digits.parse().ok()?;
+        Some(match unit {
+            "H" => Duration::from_secs(count * 3600),
+            "M" => Duration::from_secs(count * 60),
+            "S" => Duration::from_secs(count),
+            "m" => Duration::from_millis(count),
+            "u" => Duration::from_micros(count),
+            "n" => Duration::from_nanos(count),
+            _ => return None,
+        })
+    };
+    parse()
+        .map(Some)
+        .ok_or_else(|| status::malformed("grpc-timeout: at most eight digits and one of H, M, S, m, u, n"))
+}
+
+/// Reads the body, which must be one message with gRPC's prefix.
+async fn read_message<B>(body: B, max: usize, compressed: bool) -> Result<Bytes, Status>
+where
+    B: http_body::Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send,
+{
+    const PREFIX: usize = 5;
+    let mut body = match Limited::new(body, max.saturating_add(PREFIX)).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) if error.is::<LengthLimitError>() => {
+            return Err(status::malformed(format!("the request message has at most {max} bytes")));
+        }
+        // The connection, or the stream: nobody is there to read this.
+        Err(_) => return Err(status::malformed("the request ended early")),
+    };
+    if body.len() < PREFIX {
+        return Err(status::malformed("the request holds no message"));
+    }
+    let flag = body.get_u8();
+    let length = body.get_u32();
+    match flag {
+        0 => {}
+        1 if compressed => return Err(status::compressed()),
+        _ => {
+            return Err(status::malformed(
+                "the message is marked as compressed, but grpc-encoding names nothing",
+            ));
+        }
+    }
+    if usize::try_from(length) != Ok(body.len()) {
+        return Err(status::malformed("the request holds exactly one message"));
+    }
+    Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Full;
+    use tonic::Code;
+
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn content_types() {
+        for (text, grpc) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc; charset=utf-8", true),
+            ("application/grpc+json", false),
+            ("application/grpc-web", false),
+            ("application/json", false),
+            ("", false),
+        ] {
+            assert_eq!(is_grpc(&headers(&[("content-type", text)])), grpc, "{text}");
+        }
+        assert!(!is_grpc(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn timeouts() {
+        let parse = |text| timeout(&headers(&[("grpc-timeout", text)]));
+        assert_eq!(timeout(&HeaderMap::new()).unwrap(), None);
+        for (text, expected) in [
+            ("1H", Duration::from_secs(3600)),
+            ("2M", Duration::from_secs(120)),
+            ("3S", Duration::from_secs(3)),
+            ("250m", Duration::from_millis(250)),
+            ("7u", Duration::from_micros(7)),
+            ("99999999n", Duration::from_nanos(99_999_999)),
+            ("99999999H", Duration::from_secs(359_999_996_400)),
+            ("0S", Duration::ZERO),
+        ] {
+            assert_eq!(parse(text).unwrap(), Some(expected), "{text}");
+        }
+        for text in ["", "S", "5", "5s", "-1S", "+1S", "1.5S", "123456789S", "1 S"] {
+            assert_eq!(parse(text).unwrap_err().code(), Code::InvalidArgument, "{text}");
+        }
+    }
+
+    async fn read(body: &[u8], compressed: bool) -> Result<Bytes, Code> {
+        let body = Full::new(Bytes::copy_from_slice(body));
+        read_message(body, 8, compressed).await.map_err(|status| status.code())
+    }
+
+    #[tokio::test]
+    async fn messages() {
+        assert_eq!(read(b"\0\0\0\0\x02ab", false).await.unwrap(), "ab");
+        assert_eq!(read(b"\0\0\0\0\x02ab", true).await.unwrap(), "ab", "the flag decides");
+        assert_eq!(read(b"\0\0\0\0\0", false).await.unwrap(), "");
+        assert_eq!(read(b"\0\0\0\0\x0812345678", false).await.unwrap(), "12345678");
+        assert_eq!(read(b"\x01\0\0\0\x02ab", true).await, Err(Code::Unimplemented));
+        for bad in [
+            &b""[..],
+            b"\0\0\0\0",
+            b"\0\0\0\0\x03ab",
+            b"\0\0\0\0\x01ab",
+            b"\0\0\0\0\x01a\0\0\0\0\x01b",
+            b"\0\0\0\0\x09123456789",
+            b"\0\xff\xff\xff\xffab",
+            b"\x01\0\0\0\x02ab",
+            b"\x02\0\0\0\x02ab",
+        ] {
+            assert_eq!(read(bad, false).await, Err(Code::InvalidArgument), "{bad:?}");
+        }
+    }
+}
