@@ -56,6 +56,9 @@ pub const OBJECT_TYPES: [&str; 11] = [
 pub(super) const NAMED_OBJECT_TYPES: [&str; 9] =
     ["account", "callflow", "device", "faxbox", "media", "user", "vmbox", "fax", "mailbox_message"];
 
+/// Those of [`OBJECT_TYPES`] that live in a database of the month, or may.
+pub(super) const MONTH_TYPES: [&str; 5] = ["fax", "mailbox_message", "call_recording", "cdr", "*"];
+
 /// Events of presence.
 pub const PRESENCE_EVENTS: [&str; 3] = ["dialog", "mwi_updates", "update"];
 

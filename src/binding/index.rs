@@ -115,7 +115,7 @@ impl<V: Copy + PartialEq> Node<V> {
             None => take(if hash { &mut self.below } else { &mut self.here }, value),
             Some("*") => {
                 let Some(node) = &mut self.star else { return false };
-                let removed = remove_boxed(node, &mut words, hash, value);
+                let removed = remove_below(node, &mut words, hash, value);
                 if node.is_empty() {
                     self.star = None;
                 }
@@ -123,7 +123,7 @@ impl<V: Copy + PartialEq> Node<V> {
             }
             Some(word) => {
                 let Some(node) = self.words.get_mut(word) else { return false };
-                let removed = remove_boxed(node, &mut words, hash, value);
+                let removed = remove_below(node, &mut words, hash, value);
                 if node.is_empty() {
                     self.words.remove(word);
                 }
@@ -152,9 +152,9 @@ impl<V: Copy + PartialEq> Node<V> {
 }
 
 /// One type of iterator for all depths: without it each level of the recursion would be a type of its own.
-fn remove_boxed<'a, V: Copy + PartialEq>(
+fn remove_below<V: Copy + PartialEq>(
     node: &mut Node<V>,
-    words: &mut dyn Iterator<Item = &'a str>,
+    words: &mut dyn Iterator<Item = &str>,
     hash: bool,
     value: V,
 ) -> bool {
@@ -175,7 +175,7 @@ fn path(pattern: &Pattern) -> Option<(impl Iterator<Item = &str>, bool)> {
 }
 
 fn take<V: PartialEq>(values: &mut Vec<V>, value: V) -> bool {
-    let Some(at) = values.iter().position(|&ref other| *other == value) else { return false };
+    let Some(at) = values.iter().position(|other| *other == value) else { return false };
     values.swap_remove(at);
     true
 }
