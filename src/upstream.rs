@@ -1,1 +1,52 @@
 //! The way in: Crossbar, the WebSocket to blackhole, one session, and the loop that keeps one for each account.
+
+mod backoff;
+pub mod connector;
+pub mod crossbar;
+mod dedupe;
+mod event;
+pub mod frame;
+mod pacing;
+mod tls;
+
+use std::sync::Arc;
+
+use crate::{
+    clock::{SharedClock, SystemClock},
+    config,
+    random::{SharedRandom, SystemRandom},
+};
+
+pub use connector::{BoxedIo, Dial, TcpDial};
+pub use crossbar::{ReqwestTransport, Transport, TransportError};
+pub use event::GREGORIAN_OFFSET;
+pub use tls::TlsSetupError;
+
+/// All that the upstream side takes from the world: a test puts its own in place of any of them.
+#[derive(Clone)]
+pub struct Seams {
+    /// Opens connections to blackhole.
+    pub dial: Arc<dyn Dial>,
+    /// Sends requests to Crossbar.
+    pub transport: Arc<dyn Transport>,
+    /// Tells the time of day.
+    pub clock: SharedClock,
+    /// Jitter, request ids, epochs.
+    pub random: SharedRandom,
+}
+
+impl Seams {
+    /// The real world.
+    ///
+    /// # Errors
+    ///
+    /// Where the HTTP client cannot be set up. What TLS needs is read later, by the first https or wss connection.
+    pub fn system(settings: &config::Upstream) -> Result<Self, TransportError> {
+        Ok(Self {
+            dial: Arc::new(TcpDial),
+            transport: Arc::new(ReqwestTransport::new(settings.tls.clone())?),
+            clock: Arc::new(SystemClock),
+            random: Arc::new(SystemRandom),
+        })
+    }
+}
