@@ -1,1 +1,3 @@
 //! What hawking says about itself: logs and metrics.
+
+pub mod logging;
