@@ -43,6 +43,7 @@ pub use self::{
     process::{LogFormat, Shutdown, Telemetry},
     upstream::{Upstream, UpstreamTls},
 };
+use crate::binding::{Kind, OptIn};
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -173,11 +174,14 @@ fn read_accounts(session: &mut Session<'_>, node: Option<&Node>, upstream: &Upst
             return Vec::new();
         }
     };
+    // Where the list of kinds was refused, what needs it is not refused as well.
+    let all = OptIn(Kind::ALL.into());
+    let opt_in = if session.failed("upstream.opt_in") { &all } else { &upstream.opt_in };
     let mut accounts: Vec<Account> = Vec::new();
     let mut seen = BTreeMap::new();
     for (index, node) in list.iter().enumerate() {
         let path = format!("accounts[{index}]");
-        let Some(account) = account::read(session, &path, node, &upstream.opt_in) else { continue };
+        let Some(account) = account::read(session, &path, node, opt_in) else { continue };
         if let Some(first) = seen.insert(account.id, index) {
             let reason = format!("{} is also accounts[{first}]; expected each account once", account.id);
             session.fail(node.place.clone(), format!("{path}.id"), Problem::Conflict { reason });

@@ -346,7 +346,7 @@ fn bindings(reader: &mut Reader<'_, '_>, texts: &[String], opt_in: &OptIn) -> Ve
                 let place = reader.take("always_on").map(|node| node.place.clone());
                 let key = reader.key(&format!("always_on[{index}]"));
                 let found = super::tree::shorten(text);
-                let problem = Problem::Unexpected { found, expected: error.to_string() };
+                let problem = Problem::Refused { found, reason: error.to_string() };
                 let session = reader.session();
                 let place = place.unwrap_or_else(|| session.home.clone());
                 session.fail(place, key, problem);

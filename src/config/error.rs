@@ -94,6 +94,14 @@ pub enum Problem {
         /// What would be right.
         expected: String,
     },
+    /// A value that is refused for a reason that says itself what would be right.
+    #[error("found {found}: {reason}")]
+    Refused {
+        /// The value.
+        found: String,
+        /// What is wrong with it and what would be right.
+        reason: String,
+    },
     /// A setting that is needed is not there.
     #[error("missing; expected {expected}")]
     Missing {

@@ -41,7 +41,8 @@ impl<'a> Session<'a> {
         self.places.get(key).unwrap_or(&self.home).clone()
     }
 
-    fn failed(&self, key: &str) -> bool {
+    /// Whether `key` was refused.
+    pub(super) fn failed(&self, key: &str) -> bool {
         self.errors.iter().any(|error| error.key == key)
     }
 }

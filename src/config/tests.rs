@@ -6,6 +6,7 @@ use secrecy::ExposeSecret;
 use tempfile::TempDir;
 
 use super::*;
+use crate::binding::Binding;
 
 const ID: &str = "00112233445566778899aabbccddeeff";
 const OTHER_ID: &str = "ffeeddccbbaa99887766554433221100";
@@ -90,6 +91,7 @@ fn toml_and_yaml_say_the_same() {
         [[accounts]]
         id = "{OTHER_ID}"
         api_key = "{SECRET}"
+        always_on = ["call.*.*", "conference.command.room", "call.*.*"]
         "#
     );
     let yaml = format!(
@@ -112,7 +114,7 @@ accounts:
     password: {SECRET}
     hash_method: sha
     account_realm: a.example.com
-  - {{ id: {OTHER_ID}, api_key: {SECRET} }}
+  - {{ id: {OTHER_ID}, api_key: {SECRET}, always_on: ["call.*.*", "conference.command.room"] }}
 "#
     );
     let config = Folder::with("hawking.toml", &toml).load(&[]).unwrap();
@@ -127,6 +129,8 @@ accounts:
     assert_eq!(config.hub.log_age, Duration::from_secs(9000));
     assert_eq!(config.telemetry.log_format, LogFormat::Json);
     assert_eq!(password(&config), SECRET);
+    let always_on: Vec<&str> = config.accounts[1].always_on.iter().map(Binding::as_str).collect();
+    assert_eq!(always_on, ["call.*.*", "conference.command.room"]);
     assert!(matches!(
         &config.accounts[0].credentials,
         Credentials::User { username, method: HashMethod::Sha, realm: AccountName::Realm(realm), .. }
@@ -180,12 +184,14 @@ fn variables_alone_are_enough() {
             ("HAWKING_ACCOUNTS__0__USERNAME", "admin"),
             ("HAWKING_ACCOUNTS__0__PASSWORD_ENV", "KAZOO_PASSWORD"),
             ("HAWKING_ACCOUNTS__0__ACCOUNT_NAME", "example"),
+            ("HAWKING_ACCOUNTS__0__ALWAYS_ON", "call.*.*, fax.status.*"),
             ("KAZOO_PASSWORD", SECRET),
         ]),
     )
     .unwrap();
     assert_eq!(config.accounts.len(), 1);
     assert_eq!(config.accounts[0].id.as_str(), ID);
+    assert_eq!(config.accounts[0].always_on.len(), 2);
     assert_eq!(password(&config), SECRET);
 }
 
@@ -434,6 +440,22 @@ fn mistakes_are_named() {
             format!("{}{}", by_api_key(), by_api_key()),
             "accounts[1].id: 00112233445566778899aabbccddeeff is also accounts[0]",
         ),
+        (
+            account(&format!("api_key = \"{SECRET}\"\nalways_on = \"call.*.*\"")),
+            "accounts[0].always_on: found \"call.*.*\", expected a list of bindings",
+        ),
+        (
+            account(&format!("api_key = \"{SECRET}\"\nalways_on = [\"call.*.*\", \"#\"]")),
+            "accounts[0].always_on[1]: found \"#\": ",
+        ),
+        (
+            account(&format!("api_key = \"{SECRET}\"\nalways_on = [\"conference.command.room\"]")),
+            "accounts[0].always_on[0]: found \"conference.command.room\": ",
+        ),
+        (
+            format!("upstream.opt_in = 1\n{}always_on = [\"conference.command.room\"]", by_api_key()),
+            "upstream.opt_in: found 1, expected a list",
+        ),
     ];
     for (text, expected) in cases {
         let errors = toml(&text).expect_err(&text);
@@ -640,7 +662,9 @@ fn the_account_in_the_reference_is_a_valid_one() {
 fn what_is_in_force_can_be_loaded_again() {
     let text = format!(
         "[grpc]\nlisten = \"0.0.0.0:1\"\n[upstream]\nopt_in = [\"conference.command\"]\nrate_share = 1\n{}",
-        account(&format!("username = \"a\\\"b\\\\c\"\npassword = \"{SECRET}\"\naccount_name = \"n\""))
+        account(&format!(
+            "username = \"a\\\"b\\\\c\"\npassword = \"{SECRET}\"\naccount_name = \"n\"\nalways_on = [\"call.*.*\"]"
+        ))
     );
     let config = toml(&text).unwrap();
     let shown = config.redacted_toml();

@@ -74,21 +74,14 @@ settings! {
 
 const DAY: Duration = Duration::from_hours(24);
 
-/// The kinds that need the operator's word, by name.
-const OPT_IN: &[(&str, Kind)] = &[("conference.command", Kind::ConferenceCommand)];
-
 const KINDS: Set<OptIn> = Set {
     expected: "a list of the kinds that need to be turned on: \"conference.command\"",
     parse: |names| {
-        let kind = |name: &&str| {
-            OPT_IN.iter().find(|(known, _)| known == name).map(|(_, kind)| *kind).ok_or((*name).to_owned())
-        };
+        let kind =
+            |name: &&str| Kind::parse(name).filter(|kind| kind.requires_opt_in()).ok_or((*name).to_owned());
         Ok(OptIn(names.iter().map(kind).collect::<Result<_, _>>()?))
     },
-    show: |kinds| {
-        let named = OPT_IN.iter().filter(|(_, kind)| kinds.0.contains(kind));
-        named.map(|(name, _)| (*name).to_owned()).collect()
-    },
+    show: |kinds| kinds.0.iter().map(Kind::to_string).collect(),
 };
 
 // Both callers give constants that parse.
