@@ -1,31 +1,84 @@
 //! `hawking check-config` and `hawking print-config`: the configuration, before anything runs with it.
 
-use std::path::PathBuf;
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+};
 
 use clap::Args;
 
-use super::Failure;
+use super::{Failure, terminal};
+use crate::config::{self, Config};
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  hawking check-config --config hawking.toml
+  HAWKING_GRPC__LISTEN=0.0.0.0:50051 hawking check-config --config hawking.toml
+
+Exit codes:
+  0  `hawking serve` would start with it
+  2  something is wrong; each error is a line: where it was set, the setting, what would be right";
 
 /// Check a configuration without starting anything
+///
+/// Reads the file and the HAWKING_* environment variables as `serve` does, also the files that secrets are read from, and
+/// reports everything that is wrong at once. It makes no connections: whether the credentials are good is not tried.
 #[derive(Debug, Args)]
+#[command(after_long_help = CHECK_EXAMPLES)]
 pub(super) struct CheckArguments {
     /// The file, TOML or YAML; HAWKING_* environment variables go over it
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
+const PRINT_EXAMPLES: &str = "\
+Examples:
+  hawking print-config > hawking.toml           all settings with their defaults, to edit
+  hawking print-config --config hawking.toml    what is in force, with the environment laid over the file
+
+Exit codes:
+  0  printed
+  2  the configuration given is wrong; each error is printed";
+
 /// Print every setting with its default and what it means
+///
+/// With --config, what that file and the HAWKING_* environment variables come to. Secrets are not shown.
 #[derive(Debug, Args)]
+#[command(after_long_help = PRINT_EXAMPLES)]
 pub(super) struct PrintArguments {
-    /// Print what this file and the environment come to, without secrets, instead of the defaults
+    /// Print what this file and the environment come to, instead of the defaults
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
+/// Runs `check-config`.
 pub(super) fn check(arguments: CheckArguments) -> Result<(), Failure> {
-    Err(Failure::runtime(format_args!("not there yet: {:?}", arguments.config)))
+    let config = load(arguments.config)?;
+    let count = config.accounts.len();
+    let accounts = if count == 1 { "1 account".to_owned() } else { format!("{count} accounts") };
+    write(&format!("The configuration is valid: {accounts}, gRPC on {}.\n", config.grpc.listen))
 }
 
+/// Runs `print-config`.
 pub(super) fn print(arguments: PrintArguments) -> Result<(), Failure> {
-    Err(Failure::runtime(format_args!("not there yet: {:?}", arguments.config)))
+    let text = match arguments.config {
+        Some(path) => Config::load(Some(&path), config::environment()).map_err(Failure::usage)?.redacted_toml(),
+        None => config::reference(),
+    };
+    write(&text)
+}
+
+/// Reads a configuration that something is to be run with.
+pub(super) fn load(path: Option<PathBuf>) -> Result<Config, Failure> {
+    let config = Config::load(path.as_deref(), config::environment()).map_err(Failure::usage)?;
+    if config.accounts.is_empty() {
+        return Err(Failure::usage(
+            "no account is configured, so there would be nothing to serve; `hawking print-config` shows how to write one",
+        ));
+    }
+    Ok(config)
+}
+
+fn write(text: &str) -> Result<(), Failure> {
+    terminal::ignore_closed_pipe(io::stdout().write_all(text.as_bytes())).map_err(Failure::runtime)
 }
