@@ -8,17 +8,21 @@
 
 mod account;
 pub mod coverage;
+mod filter;
+mod frame;
 pub mod gap;
 pub mod interest;
 pub mod log;
-// Used by the views, once they encode events.
-#[allow(dead_code)]
 mod payload;
+mod reader;
+mod start;
+mod state;
 pub mod subscription;
 mod view;
 
 pub use account::{Account, AccountStatus, Hub};
 pub use coverage::{BindingReport, BindingState};
+pub use frame::Encodes;
 pub use gap::{Gap, GapReason};
 pub use interest::Interest;
 pub use log::{

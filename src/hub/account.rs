@@ -1,8 +1,21 @@
 //! The accounts, and what each has: log, coverage, interest, views.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Waker,
+    time::SystemTime,
+};
 
-use tokio::sync::watch;
+use parking_lot::{Mutex, RwLock};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep_until},
+};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     binding::{AccountId, Binding},
@@ -12,19 +25,46 @@ use crate::{
 
 use super::{
     coverage::BindingReport,
+    filter::Fields,
+    frame::{EncodeCounters, Encodes, Origin},
     interest::Interest,
-    log::{Control, Cursor, IncomingEvent, Sequence, UpstreamChange, Window},
-    subscription::{SubscribeError, SubscribeSpec, Subscription},
+    log::{Control, Cursor, Epoch, IncomingEvent, Sequence, UpstreamChange, Window},
+    reader::{self, Subscription},
+    state::{Appended, ReaderId, State, Step},
+    subscription::{SubscribeError, SubscribeSpec},
+    view::{Projection, ViewKey},
 };
 
 /// All accounts that are served.
 pub struct Hub {
-    _placeholder: (),
+    process: Arc<Process>,
+    clock: SharedClock,
+    epochs: Mutex<Box<dyn FnMut() -> u64 + Send>>,
+    accounts: RwLock<BTreeMap<AccountId, Arc<Account>>>,
+}
+
+/// What the accounts of a hub share.
+struct Process {
+    settings: config::Hub,
+    subscriptions: AtomicUsize,
+    encodes: Arc<EncodeCounters>,
 }
 
 /// One account: what upstream appends to and consumers read from. Cheap to share.
 pub struct Account {
-    _placeholder: (),
+    id: AccountId,
+    served_by: AccountId,
+    origin: Origin,
+    process: Arc<Process>,
+    clock: SharedClock,
+    state: Mutex<State>,
+    interest: watch::Sender<Arc<Interest>>,
+    /// Changes with each control record, for those who wait for confirmations.
+    controls: watch::Sender<()>,
+    /// A binding has begun to linger.
+    lingering: Arc<Notify>,
+    /// Ends what has lingered; runs from the first subscription on.
+    janitor: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
 /// How an account stands, at one moment.
@@ -53,69 +93,328 @@ pub struct AccountStatus {
 impl Hub {
     /// An empty hub. `epoch_source` gives each new log its epoch.
     pub fn new(
-        _settings: config::Hub,
-        _clock: SharedClock,
-        _epoch_source: impl FnMut() -> u64 + Send + 'static,
+        settings: config::Hub,
+        clock: SharedClock,
+        epoch_source: impl FnMut() -> u64 + Send + 'static,
     ) -> Self {
-        todo!()
+        let process = Process { settings, subscriptions: AtomicUsize::new(0), encodes: Arc::default() };
+        Self {
+            process: Arc::new(process),
+            clock,
+            epochs: Mutex::new(Box::new(epoch_source)),
+            accounts: RwLock::default(),
+        }
     }
 
     /// Adds an account with an empty log; gives the existing one if it is there already. `served_by` is the account whose
     /// session serves it (itself, or an ancestor). `always` is wanted whether anybody subscribes or not.
-    pub fn add(&self, _id: AccountId, _served_by: AccountId, _always: Vec<Binding>) -> Arc<Account> {
-        todo!()
+    pub fn add(&self, id: AccountId, served_by: AccountId, always: Vec<Binding>) -> Arc<Account> {
+        let mut accounts = self.accounts.write();
+        let account = accounts.entry(id).or_insert_with(|| {
+            let epoch = Epoch((self.epochs.lock())());
+            Arc::new(Account::new(
+                id,
+                served_by,
+                epoch,
+                &always,
+                Arc::clone(&self.process),
+                Arc::clone(&self.clock),
+            ))
+        });
+        Arc::clone(account)
     }
 
     /// The account, if it is served.
-    pub fn get(&self, _id: &AccountId) -> Option<Arc<Account>> {
-        todo!()
+    pub fn get(&self, id: &AccountId) -> Option<Arc<Account>> {
+        self.accounts.read().get(id).map(Arc::clone)
     }
 
     /// All accounts, in order of their ids.
     pub fn list(&self) -> Vec<Arc<Account>> {
-        todo!()
+        self.accounts.read().values().map(Arc::clone).collect()
     }
 
     /// Removes an account: its subscriptions end with `EndReason::AccountGone`.
-    pub fn remove(&self, _id: &AccountId) -> bool {
-        todo!()
+    pub fn remove(&self, id: &AccountId) -> bool {
+        let removed = self.accounts.write().remove(id);
+        if let Some(account) = &removed {
+            account.end();
+        }
+        removed.is_some()
+    }
+
+    /// Open subscriptions of all accounts.
+    pub fn subscriptions(&self) -> usize {
+        self.process.subscriptions.load(Ordering::Relaxed)
+    }
+
+    /// How often anything was encoded.
+    pub fn encodes(&self) -> Encodes {
+        self.process.encodes.read()
     }
 }
 
 impl Account {
+    fn new(
+        id: AccountId,
+        served_by: AccountId,
+        epoch: Epoch,
+        always: &[Binding],
+        process: Arc<Process>,
+        clock: SharedClock,
+    ) -> Self {
+        let state = State::new(epoch, &process.settings, always, clock.now());
+        Self {
+            id,
+            served_by,
+            origin: Origin { account: id, epoch, encodes: Arc::clone(&process.encodes) },
+            interest: watch::Sender::new(Arc::new(state.wanted().snapshot())),
+            controls: watch::Sender::new(()),
+            lingering: Arc::default(),
+            janitor: Mutex::default(),
+            state: Mutex::new(state),
+            process,
+            clock,
+        }
+    }
+
     /// Its id.
     pub fn id(&self) -> AccountId {
-        todo!()
+        self.id
     }
 
     /// The account whose session serves it.
     pub fn served_by(&self) -> AccountId {
-        todo!()
+        self.served_by
+    }
+
+    /// The identity of its log.
+    pub fn epoch(&self) -> Epoch {
+        self.origin.epoch
     }
 
     /// Appends an event; `None` where nobody wants it. Never waits. The caller has removed duplicates.
-    pub fn append(&self, _event: IncomingEvent) -> Option<Sequence> {
-        todo!()
+    pub fn append(&self, event: IncomingEvent) -> Option<Sequence> {
+        let data = event.data.clone();
+        let fields = Fields::new(&data);
+        let mut event = event;
+        let mut wakers = Vec::new();
+        let sequence = loop {
+            let now = self.clock.now();
+            let appended = self.state.lock().append(event, &fields, now, &mut wakers);
+            match appended {
+                Appended::Sequence(sequence) => break Some(sequence),
+                Appended::Unwanted => break None,
+                Appended::NeedsFields(back) => {
+                    event = back;
+                    fields.parse();
+                }
+            }
+        };
+        wake(wakers);
+        sequence
     }
 
     /// Appends a control record.
-    pub fn record(&self, _control: Control) -> Sequence {
-        todo!()
+    pub fn record(&self, control: Control) -> Sequence {
+        let mut wakers = Vec::new();
+        let sequence = self.state.lock().record(control, self.clock.now(), &mut wakers);
+        wake(wakers);
+        self.controls.send_replace(());
+        sequence
     }
 
     /// What is wanted, and its changes.
     pub fn interest(&self) -> watch::Receiver<Arc<Interest>> {
-        todo!()
+        self.interest.subscribe()
     }
 
     /// Begins a subscription. Registers its interest at once; then, where the upstream is up, waits a bounded time for the
     /// bindings to be confirmed or refused, and only then fixes a live start's position.
-    pub async fn subscribe(self: &Arc<Self>, _spec: SubscribeSpec) -> Result<Subscription, SubscribeError> {
-        todo!()
+    ///
+    /// A replaying start waits only where all bindings are required: its position is fixed from the first, and it is told
+    /// of the confirmations in their places.
+    pub async fn subscribe(self: &Arc<Self>, spec: SubscribeSpec) -> Result<Subscription, SubscribeError> {
+        reader::subscribe(self, spec).await
     }
 
     /// How it stands.
     pub fn status(&self) -> AccountStatus {
-        todo!()
+        let (mut status, coverage, last_events) = {
+            let mut state = self.state.lock();
+            state.log.evict(self.clock.now());
+            let (records, bytes) = state.log.size();
+            let upstream = state.log.head().upstream();
+            let status = AccountStatus {
+                upstream: upstream.change.clone(),
+                since: upstream.since,
+                position: self.cursor(upstream.position),
+                window: state.log.window(),
+                records,
+                bytes,
+                subscriptions: state.subscriptions(),
+                views: state.views(),
+                interest: Vec::new(),
+            };
+            (status, Arc::clone(state.log.head()), state.log.last_events())
+        };
+        status.interest = coverage.reports(last_events);
+        status
+    }
+
+    pub(super) fn cursor(&self, sequence: Sequence) -> Cursor {
+        Cursor { epoch: self.origin.epoch, sequence }
+    }
+
+    pub(super) fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    pub(super) fn settings(&self) -> &config::Hub {
+        &self.process.settings
+    }
+
+    pub(super) fn now(&self) -> SystemTime {
+        self.clock.now()
+    }
+
+    pub(super) fn controls(&self) -> watch::Receiver<()> {
+        self.controls.subscribe()
+    }
+
+    /// Reads or changes the state. Short, and nothing that waits or encodes.
+    pub(super) fn with_state<T>(&self, use_state: impl FnOnce(&mut State) -> T) -> T {
+        use_state(&mut self.state.lock())
+    }
+
+    pub(super) fn step(
+        &self,
+        reader: ReaderId,
+        passed: Sequence,
+        ordinal: Option<u64>,
+        waker: &Waker,
+    ) -> Step {
+        self.state.lock().step(reader, passed, ordinal, waker)
+    }
+
+    /// Lets a reader in, if there is room and `admit` does not object.
+    pub(super) fn join<T>(
+        self: &Arc<Self>,
+        key: &ViewKey,
+        admit: impl FnOnce(&mut State) -> Result<T, SubscribeError>,
+    ) -> Result<(Membership, Arc<Projection>, T), SubscribeError> {
+        let limit = self.process.settings.max_subscriptions;
+        let count = |open: usize| (open < limit).then_some(open + 1);
+        let process = &self.process.subscriptions;
+        if process.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count).is_err() {
+            return Err(SubscribeError::TooMany { limit });
+        }
+        let joined = self.with_state(|state| {
+            let limit = self.process.settings.max_subscriptions_per_account;
+            if state.is_gone() {
+                return Err(SubscribeError::AccountGone);
+            }
+            if state.subscriptions() >= limit {
+                return Err(SubscribeError::TooMany { limit });
+            }
+            let now = self.clock.now();
+            state.log.evict(now);
+            let admitted = admit(state)?;
+            let (reader, projection, changed) = state.join(key, now);
+            Ok((reader, projection, changed, admitted))
+        });
+        match joined {
+            Ok((reader, projection, changed, admitted)) => {
+                let membership = Membership { account: Arc::clone(self), reader };
+                self.keep_janitor();
+                if changed {
+                    self.publish_interest();
+                }
+                Ok((membership, projection, admitted))
+            }
+            Err(error) => {
+                process.fetch_sub(1, Ordering::Relaxed);
+                Err(error)
+            }
+        }
+    }
+
+    fn leave(&self, reader: ReaderId) {
+        let linger = self.process.settings.linger;
+        self.with_state(|state| state.leave(reader, Instant::now(), linger));
+        self.process.subscriptions.fetch_sub(1, Ordering::Relaxed);
+        self.lingering.notify_one();
+    }
+
+    /// Tells the upstream what is wanted, if it changed. What is sent is read under the channel's own lock, so that two
+    /// changes at once cannot be told of in the wrong order.
+    fn publish_interest(&self) {
+        self.interest.send_if_modified(|told| {
+            let wanted = self.with_state(|state| state.wanted().snapshot());
+            let changed = **told != wanted;
+            if changed {
+                *told = Arc::new(wanted);
+            }
+            changed
+        });
+    }
+
+    fn keep_janitor(self: &Arc<Self>) {
+        self.janitor.lock().get_or_insert_with(|| {
+            let task = end_lingering(Arc::downgrade(self), Arc::clone(&self.lingering));
+            AbortOnDropHandle::new(tokio::spawn(task))
+        });
+    }
+
+    /// Ends what has lingered, and says when to look again.
+    fn expire(&self) -> Option<Instant> {
+        let wall = self.clock.now();
+        let (changed, next) = self.with_state(|state| state.expire(Instant::now(), wall));
+        if changed {
+            self.publish_interest();
+        }
+        next
+    }
+
+    fn end(&self) {
+        let mut wakers = Vec::new();
+        self.with_state(|state| state.remove(&mut wakers));
+        wake(wakers);
+        self.controls.send_replace(());
+        self.janitor.lock().take();
+    }
+}
+
+/// A reader's place in its account, given back when dropped.
+pub(super) struct Membership {
+    pub(super) account: Arc<Account>,
+    pub(super) reader: ReaderId,
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        self.account.leave(self.reader);
+    }
+}
+
+/// Owned by the account, and ended with it.
+async fn end_lingering(account: Weak<Account>, lingering: Arc<Notify>) {
+    loop {
+        let Some(next) = account.upgrade().map(|account| account.expire()) else { return };
+        match next {
+            Some(at) => {
+                tokio::select! {
+                    () = sleep_until(at) => {}
+                    () = lingering.notified() => {}
+                }
+            }
+            None => lingering.notified().await,
+        }
+    }
+}
+
+fn wake(wakers: Vec<Waker>) {
+    for waker in wakers {
+        waker.wake();
     }
 }

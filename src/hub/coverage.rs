@@ -1,6 +1,23 @@
 //! What upstream holds for an account, folded from control records.
+//!
+//! A consumer's binding is *covered* when some binding that upstream has confirmed contains it, **and** when something
+//! that is wanted contains it: upstream bindings are wider than what is wanted, and what nobody wants is not kept, so that
+//! a confirmed `call.*.*` alone says nothing about the events of `call.CHANNEL_BRIDGE.*` in the log.
+//!
+//! [`Coverage`] is that of the whole account, [`Standing`] the part of it that concerns one consumer's binding. Both fold
+//! the same records by the same rules ([`Holdings`]).
 
 use std::{sync::Arc, time::SystemTime};
+
+use crate::binding::{Binding, Kind, Pattern, UpstreamBinding};
+
+use super::{
+    gap::GapReason,
+    log::{
+        Control, LostBindings, Sequence, UpstreamChange,
+        record::{Change, ControlRecord, LastEvents},
+    },
+};
 
 /// How a consumer's binding stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,4 +41,287 @@ pub struct BindingReport {
     pub upstream_binding: Option<Arc<str>>,
     /// The last confirmation, or the last event of the binding that serves it.
     pub proven: Option<SystemTime>,
+}
+
+/// Why a binding is not covered, and since when: what a gap is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Cause {
+    /// The record that uncovered it; no two records share one, so it names the gap.
+    pub(super) sequence: Sequence,
+    pub(super) reason: GapReason,
+    /// The last proof of life before.
+    pub(super) since: SystemTime,
+}
+
+/// How an upstream binding stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Held {
+    Active { confirmed: SystemTime },
+    Lost { confirmed: SystemTime, cause: Cause },
+    Refused { reason: Arc<str> },
+}
+
+/// Upstream bindings and how they stand, and what is wanted and since which record: both in order of the bindings.
+#[derive(Debug, Clone, Default)]
+struct Holdings {
+    held: Vec<(UpstreamBinding, Held)>,
+    wanted: Vec<(Binding, Sequence)>,
+}
+
+impl Holdings {
+    /// Takes a record in, as far as it is about patterns that are `relevant`. Says whether anything was.
+    fn apply(&mut self, record: &ControlRecord, relevant: impl Fn(&Pattern) -> bool) -> bool {
+        match &record.change {
+            Change::Upstream(Control::Upstream(_)) => false,
+            Change::Upstream(Control::Confirmed { binding }) => {
+                relevant(&binding.pattern) && self.hold(binding, Held::Active { confirmed: record.time })
+            }
+            Change::Upstream(Control::Refused { binding, reason }) => {
+                relevant(&binding.pattern) && self.hold(binding, Held::Refused { reason: Arc::clone(reason) })
+            }
+            Change::Upstream(Control::Dropped { binding }) => match self.position(binding) {
+                Ok(index) => {
+                    self.held.remove(index);
+                    true
+                }
+                Err(_) => false,
+            },
+            Change::Upstream(Control::Lost { bindings, reason, since }) => {
+                let cause = Cause { sequence: record.sequence, reason: *reason, since: *since };
+                self.lose(bindings, cause)
+            }
+            Change::Wanted(bindings) => {
+                let mut touched = false;
+                for binding in bindings.iter().filter(|binding| relevant(binding.pattern())) {
+                    if let Err(index) = self.wanted.binary_search_by(|(other, _)| other.cmp(binding)) {
+                        self.wanted.insert(index, (binding.clone(), record.sequence));
+                        touched = true;
+                    }
+                }
+                touched
+            }
+            Change::Unwanted(bindings) => {
+                let before = self.wanted.len();
+                for binding in bindings.iter() {
+                    if let Ok(index) = self.wanted.binary_search_by(|(other, _)| other.cmp(binding)) {
+                        self.wanted.remove(index);
+                    }
+                }
+                self.wanted.len() != before
+            }
+        }
+    }
+
+    fn position(&self, binding: &UpstreamBinding) -> Result<usize, usize> {
+        self.held.binary_search_by(|(other, _)| other.cmp(binding))
+    }
+
+    fn hold(&mut self, binding: &UpstreamBinding, held: Held) -> bool {
+        match self.position(binding) {
+            Ok(index) => self.held[index].1 = held,
+            Err(index) => self.held.insert(index, (binding.clone(), held)),
+        }
+        true
+    }
+
+    /// Only what is confirmed can be lost.
+    fn lose(&mut self, lost: &LostBindings, cause: Cause) -> bool {
+        let lose = |held: &mut Held| {
+            let Held::Active { confirmed } = *held else { return false };
+            *held = Held::Lost { confirmed, cause };
+            true
+        };
+        let mut touched = false;
+        match lost {
+            LostBindings::All => {
+                for (_, held) in &mut self.held {
+                    touched |= lose(held);
+                }
+            }
+            LostBindings::These(bindings) => {
+                for binding in bindings {
+                    if let Ok(index) = self.position(binding) {
+                        touched |= lose(&mut self.held[index].1);
+                    }
+                }
+            }
+        }
+        touched
+    }
+}
+
+/// What upstream holds for an account, and what is wanted from it, at one position of its log.
+#[derive(Debug, Clone)]
+pub(super) struct Coverage {
+    upstream: UpstreamStanding,
+    holdings: Holdings,
+    last_events: LastEvents,
+}
+
+/// The upstream's state at one position.
+#[derive(Debug, Clone)]
+pub(super) struct UpstreamStanding {
+    pub(super) change: UpstreamChange,
+    /// When the state (not only the detail) became what it is.
+    pub(super) since: SystemTime,
+    /// Where the last change stands.
+    pub(super) position: Sequence,
+}
+
+impl UpstreamStanding {
+    fn apply(&mut self, change: &UpstreamChange, record: &ControlRecord) {
+        if change.state != self.change.state {
+            self.since = record.time;
+        }
+        self.change = change.clone();
+        self.position = record.sequence;
+    }
+
+    /// Takes a record in; says whether it was about the upstream's state.
+    pub(super) fn fold(&mut self, record: &ControlRecord) -> bool {
+        let Change::Upstream(Control::Upstream(change)) = &record.change else { return false };
+        self.apply(change, record);
+        true
+    }
+}
+
+impl Coverage {
+    /// Before the first record: nothing is held, `always` is wanted.
+    pub(super) fn new(always: &[Binding], now: SystemTime) -> Self {
+        let mut wanted: Vec<_> = always.iter().map(|binding| (binding.clone(), Sequence(0))).collect();
+        wanted.sort();
+        wanted.dedup();
+        Self {
+            upstream: UpstreamStanding {
+                change: UpstreamChange::unknown(),
+                since: now,
+                position: Sequence(0),
+            },
+            holdings: Holdings { held: Vec::new(), wanted },
+            last_events: LastEvents::default(),
+        }
+    }
+
+    pub(super) fn apply(&mut self, record: &ControlRecord) {
+        self.upstream.fold(record);
+        self.holdings.apply(record, |_| true);
+        self.last_events = record.last_events;
+    }
+
+    pub(super) fn upstream(&self) -> &UpstreamStanding {
+        &self.upstream
+    }
+
+    pub(super) fn last_events(&self) -> LastEvents {
+        self.last_events
+    }
+
+    /// The part that concerns one binding.
+    pub(super) fn standing(&self, binding: &Binding, text: Arc<str>) -> Standing {
+        let pattern = binding.pattern();
+        let held = self.holdings.held.iter().filter(|(upstream, _)| upstream.pattern.contains(pattern));
+        let wanted = self.holdings.wanted.iter().filter(|(wanted, _)| wanted.pattern().contains(pattern));
+        Standing {
+            binding: binding.clone(),
+            text,
+            holdings: Holdings { held: held.cloned().collect(), wanted: wanted.cloned().collect() },
+        }
+    }
+
+    /// How everything that is wanted stands.
+    pub(super) fn reports(&self, last_events: LastEvents) -> Vec<BindingReport> {
+        self.holdings
+            .wanted
+            .iter()
+            .map(|(binding, _)| self.standing(binding, binding.as_str().into()).report(last_events))
+            .collect()
+    }
+}
+
+/// How one consumer's binding stands: of the coverage, what contains it.
+#[derive(Debug, Clone)]
+pub(super) struct Standing {
+    binding: Binding,
+    text: Arc<str>,
+    holdings: Holdings,
+}
+
+impl Standing {
+    /// Takes a record in; says whether it concerned the binding.
+    pub(super) fn apply(&mut self, record: &ControlRecord) -> bool {
+        let pattern = self.binding.pattern();
+        self.holdings.apply(record, |other| other.contains(pattern))
+    }
+
+    pub(super) fn binding(&self) -> &Binding {
+        &self.binding
+    }
+
+    /// The upstream binding that serves it, as it is sent.
+    pub(super) fn server_text(&self) -> Option<Arc<str>> {
+        self.server().map(|(upstream, _)| Arc::clone(&upstream.text))
+    }
+
+    /// The canonical text of the binding.
+    pub(super) fn text(&self) -> &Arc<str> {
+        &self.text
+    }
+
+    pub(super) fn state(&self) -> BindingState {
+        if self.holdings.wanted.is_empty() {
+            return BindingState::Pending;
+        }
+        if self.server().is_some() {
+            return BindingState::Active;
+        }
+        let refusal = self.holdings.held.iter().find_map(|(_, held)| match held {
+            Held::Refused { reason } => Some(Arc::clone(reason)),
+            Held::Active { .. } | Held::Lost { .. } => None,
+        });
+        refusal.map_or(BindingState::Pending, BindingState::Refused)
+    }
+
+    /// Why it is not covered, where nobody saw it happen: the loss that uncovered it if it was wanted then, else that it
+    /// has been pending since it was wanted.
+    pub(super) fn cause(&self, now: SystemTime) -> Cause {
+        let wanted = self.holdings.wanted.iter().map(|(_, since)| *since).min();
+        let losses = self.holdings.held.iter().filter_map(|(_, held)| match held {
+            Held::Lost { cause, .. } => Some(*cause),
+            Held::Active { .. } | Held::Refused { .. } => None,
+        });
+        losses
+            .max_by_key(|cause| cause.sequence)
+            .filter(|cause| wanted < Some(cause.sequence) && wanted.is_some())
+            .unwrap_or(Cause {
+                sequence: wanted.unwrap_or_default(),
+                reason: GapReason::BindingPending,
+                since: now,
+            })
+    }
+
+    /// The confirmed upstream binding that serves it.
+    fn server(&self) -> Option<&(UpstreamBinding, Held)> {
+        self.holdings.held.iter().find(|(_, held)| matches!(held, Held::Active { .. }))
+    }
+
+    pub(super) fn report(&self, last_events: LastEvents) -> BindingReport {
+        let event = last_events.get(self.kind());
+        let proven = self.holdings.held.iter().filter_map(|(_, held)| match held {
+            Held::Active { confirmed } => Some(event.map_or(*confirmed, |event| event.max(*confirmed))),
+            Held::Lost { confirmed, cause } => {
+                Some(event.unwrap_or(*confirmed).min(cause.since).max(*confirmed))
+            }
+            Held::Refused { .. } => None,
+        });
+        BindingReport {
+            binding: Arc::clone(&self.text),
+            state: self.state(),
+            upstream_binding: self.server_text(),
+            proven: proven.max(),
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        self.binding.kind()
+    }
 }

@@ -1,12 +1,141 @@
 //! What consumers want from an account: counted, with a linger after the last one left.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
 
-use crate::binding::Binding;
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use crate::binding::{Binding, Index};
 
 /// The bindings that are wanted at one moment: those of the open subscriptions, those that linger, those always on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Interest {
     /// In order of their text.
     pub bindings: BTreeSet<Binding>,
+}
+
+/// Names a view within its account.
+pub(super) type ViewId = u64;
+
+/// What is wanted, by whom; and which views an event may belong to.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    by_binding: BTreeMap<Binding, u32>,
+    entries: HashMap<u32, Entry>,
+    next: u32,
+    index: Index<u32>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    binding: Binding,
+    always: bool,
+    subscriptions: usize,
+    /// When it is no longer wanted, if nobody comes before.
+    expires: Option<Instant>,
+    views: SmallVec<[ViewId; 2]>,
+}
+
+impl Wanted {
+    pub(super) fn new(always: &[Binding]) -> Self {
+        let mut wanted = Self { index: Index::new(), ..Self::default() };
+        for binding in always {
+            wanted.entry(binding).always = true;
+        }
+        wanted
+    }
+
+    /// What is wanted.
+    pub(super) fn snapshot(&self) -> Interest {
+        Interest { bindings: self.by_binding.keys().cloned().collect() }
+    }
+
+    /// A subscription begins. Gives those of its bindings that were not wanted before.
+    pub(super) fn acquire(&mut self, bindings: &[Binding]) -> Vec<Binding> {
+        let new = bindings.iter().filter(|binding| !self.by_binding.contains_key(binding)).cloned().collect();
+        for binding in bindings {
+            let entry = self.entry(binding);
+            entry.subscriptions += 1;
+            entry.expires = None;
+        }
+        new
+    }
+
+    /// A subscription ends: what nobody else has lingers.
+    pub(super) fn release(&mut self, bindings: &[Binding], now: Instant, linger: Duration) {
+        for binding in bindings {
+            let entry = self.entry(binding);
+            entry.subscriptions -= 1;
+            if entry.subscriptions == 0 && !entry.always {
+                entry.expires = Some(now + linger);
+            }
+        }
+    }
+
+    /// Forgets what has lingered long enough, and gives it.
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<Binding> {
+        let over = |entry: &&Entry| entry.expires.is_some_and(|at| at <= now);
+        let gone: Vec<Binding> =
+            self.entries.values().filter(over).map(|entry| entry.binding.clone()).collect();
+        for binding in &gone {
+            if let Some(id) = self.by_binding.remove(binding) {
+                self.index.remove(binding.pattern(), id);
+                self.entries.remove(&id);
+            }
+        }
+        gone
+    }
+
+    /// When the next binding has lingered long enough.
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        self.entries.values().filter_map(|entry| entry.expires).min()
+    }
+
+    /// A view has come whose bindings are wanted already.
+    pub(super) fn add_view(&mut self, bindings: &[Binding], view: ViewId) {
+        for binding in bindings {
+            self.entry(binding).views.push(view);
+        }
+    }
+
+    /// A view has gone.
+    pub(super) fn remove_view(&mut self, bindings: &[Binding], view: ViewId) {
+        for binding in bindings {
+            self.entry(binding).views.retain(|other| *other != view);
+        }
+    }
+
+    /// The views with a binding that lets the key through, each once; `None` where nothing that is wanted does.
+    pub(super) fn matches(&self, key: &str) -> Option<Vec<ViewId>> {
+        let mut wanted = false;
+        let mut views = Vec::new();
+        self.index.for_each_match(key, |id| {
+            wanted = true;
+            if let Some(entry) = self.entries.get(&id) {
+                views.extend_from_slice(&entry.views);
+            }
+        });
+        views.sort_unstable();
+        views.dedup();
+        wanted.then_some(views)
+    }
+
+    fn entry(&mut self, binding: &Binding) -> &mut Entry {
+        let id = *self.by_binding.entry(binding.clone()).or_insert_with(|| {
+            let id = self.next;
+            self.next = self.next.wrapping_add(1);
+            self.index.insert(binding.pattern(), id);
+            id
+        });
+        self.entries.entry(id).or_insert_with(|| Entry {
+            binding: binding.clone(),
+            always: false,
+            subscriptions: 0,
+            expires: None,
+            views: SmallVec::new(),
+        })
+    }
 }

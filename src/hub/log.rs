@@ -1,4 +1,9 @@
 //! The recent past of one account: events and control records in one sequence, bounded by bytes, count and age.
+//!
+//! Here stand the words that upstream and consumers speak; `record` is what is kept, `store` how.
+
+pub(super) mod record;
+pub(super) mod store;
 
 use std::{fmt, str::FromStr, sync::Arc, time::SystemTime};
 
@@ -152,6 +157,30 @@ pub enum Control {
         /// Which.
         binding: UpstreamBinding,
     },
+}
+
+impl UpstreamChange {
+    /// What is said of an upstream before its account loop has said anything.
+    pub(super) fn unknown() -> Self {
+        Self {
+            state: UpstreamState::Connecting,
+            flavour: None,
+            last_life: None,
+            detail: "not connected yet".into(),
+        }
+    }
+}
+
+impl Sequence {
+    /// The position after it.
+    pub(super) fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    /// The position before it; 0 stays 0.
+    pub(super) fn previous(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
 }
 
 /// The part of a log that is there, at one moment.

@@ -1,10 +1,6 @@
-//! One consumer's stream: a position in a view.
+//! One consumer's stream: what it asks for, and what it yields. [`Subscription`] itself is a position in a view.
 
-use std::{
-    sync::Arc,
-    task::{Context, Poll},
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
@@ -15,6 +11,8 @@ use super::{
     gap::Gap,
     log::{Cursor, Sequence, UpstreamChange, Window},
 };
+
+pub use super::reader::Subscription;
 
 /// Where a subscription starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,7 +176,8 @@ pub enum Item {
         since: SystemTime,
         /// Where in the log.
         position: Sequence,
-        /// How the subscription's bindings stand.
+        /// How the subscription's bindings stand: all of them where the upstream's own state changed, else those whose
+        /// state or upstream binding changed.
         bindings: Vec<BindingReport>,
     },
     /// Nothing for a whole interval; the reader has passed `position`.
@@ -188,36 +187,4 @@ pub enum Item {
     },
     /// The subscription is over; nothing follows.
     End(EndReason),
-}
-
-/// One consumer's stream. Dropping it gives its interest back (which lingers).
-pub struct Subscription {
-    _placeholder: Arc<()>,
-}
-
-impl Subscription {
-    /// Where the stream began: `Subscribed.position`.
-    pub fn start_position(&self) -> Cursor {
-        todo!()
-    }
-
-    /// The position passed so far.
-    pub fn position(&self) -> Cursor {
-        todo!()
-    }
-
-    /// How the bindings stood at the start, in the order of `SubscribeSpec::bindings`.
-    pub fn bindings(&self) -> Vec<BindingReport> {
-        todo!()
-    }
-
-    /// The next item. `Ready(None)` after `Item::End`.
-    pub fn poll_next(&mut self, _cx: &mut Context<'_>) -> Poll<Option<Item>> {
-        todo!()
-    }
-
-    /// The next item, as a future.
-    pub async fn next(&mut self) -> Option<Item> {
-        std::future::poll_fn(|cx| self.poll_next(cx)).await
-    }
 }

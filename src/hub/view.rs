@@ -1,1 +1,337 @@
 //! A view: the projection of a log that all subscriptions with equal account, bindings, filter and payload format share.
+//!
+//! A view has no ring of its own. It knows the positions of its events in the log's recent part, and the batches of frames
+//! that its readers share at the moment. Readers that are further back read the log through the same projection.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, OnceLock},
+    task::Waker,
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+
+use crate::binding::{Binding, Index};
+
+use super::{
+    filter::Fields,
+    frame::{self, Origin},
+    log::{Sequence, record::EventRecord, store::Log},
+    subscription::{EventFilter, PayloadFormat},
+};
+
+/// Events in one batch at most.
+const BATCH_EVENTS: usize = 64;
+/// Bytes of one batch at most, unless its first event alone is larger.
+const BATCH_BYTES: usize = 64 << 10;
+/// Positions that a view remembers at most: what lies further back is found by reading the log.
+const POSITIONS: usize = 4096;
+
+/// What makes two subscriptions share a view.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct ViewKey {
+    /// Sorted, without repeats.
+    pub(super) bindings: Vec<Binding>,
+    pub(super) filter: EventFilter,
+    pub(super) format: PayloadFormat,
+}
+
+/// From a log's events to a view's: which, and how they look. Live and replayed events go through the same one.
+pub(super) struct Projection {
+    key: ViewKey,
+    texts: Vec<Arc<str>>,
+    index: Index<u32>,
+}
+
+impl Projection {
+    pub(super) fn new(key: ViewKey) -> Self {
+        let mut index = Index::new();
+        for (number, binding) in (0..).zip(&key.bindings) {
+            index.insert(binding.pattern(), number);
+        }
+        let texts = key.bindings.iter().map(|binding| binding.as_str().into()).collect();
+        Self { key, texts, index }
+    }
+
+    pub(super) fn key(&self) -> &ViewKey {
+        &self.key
+    }
+
+    pub(super) fn filter(&self) -> &EventFilter {
+        &self.key.filter
+    }
+
+    /// Its bindings with their canonical texts.
+    pub(super) fn bindings(&self) -> impl Iterator<Item = (&Binding, &Arc<str>)> {
+        self.key.bindings.iter().zip(&self.texts)
+    }
+
+    /// Which of the bindings let the event's key through, in order.
+    fn matched(&self, key: &str) -> SmallVec<[u32; 4]> {
+        let mut matched = SmallVec::new();
+        self.index.for_each_match(key, |number| matched.push(number));
+        matched.sort_unstable();
+        matched.dedup();
+        matched
+    }
+
+    fn write(&self, out: &mut Vec<u8>, record: &EventRecord, origin: &Origin, matched: &[u32]) {
+        let texts = matched.iter().map(|number| &*self.texts[*number as usize]);
+        frame::write_event(out, record, origin, self.key.format, texts);
+    }
+
+    /// Encodes events that are known to belong to the view.
+    fn encode(&self, records: &[Arc<EventRecord>], origin: &Origin) -> Bytes {
+        let mut out = Vec::with_capacity(records.iter().map(|record| frame::estimate(record) + 128).sum());
+        for record in records {
+            self.write(&mut out, record, origin, &self.matched(&record.event.key.key));
+        }
+        out.into()
+    }
+
+    /// Encodes those of a log's events that belong to the view, up to a batch's bounds. Gives the frames, how many they
+    /// are, and the last position looked at.
+    pub(super) fn project(
+        &self,
+        records: &[Arc<EventRecord>],
+        origin: &Origin,
+    ) -> (Bytes, u32, Option<Sequence>) {
+        let mut out = Vec::new();
+        let mut count = 0;
+        let mut last = None;
+        for record in records {
+            let matched = self.matched(&record.event.key.key);
+            if !matched.is_empty()
+                && self.key.filter.passes_envelope(&record.event)
+                && self.key.filter.passes_payload(&Fields::new(&record.event.data))
+            {
+                let full =
+                    out.len() + frame::estimate(record) > BATCH_BYTES || count as usize == BATCH_EVENTS;
+                if count > 0 && full {
+                    break;
+                }
+                self.write(&mut out, record, origin, &matched);
+                count += 1;
+            }
+            last = Some(record.sequence);
+        }
+        (out.into(), count, last)
+    }
+}
+
+/// Frames that the readers at one position share. Reserved under the account's lock, encoded outside of it by the first
+/// reader that comes.
+pub(super) struct Batch {
+    first: Sequence,
+    last: Sequence,
+    count: u32,
+    /// About how many bytes it takes.
+    pub(super) size: usize,
+    /// Let go of as soon as they are encoded.
+    records: Mutex<Vec<Arc<EventRecord>>>,
+    frames: OnceLock<Bytes>,
+}
+
+impl Batch {
+    pub(super) fn first(&self) -> Sequence {
+        self.first
+    }
+
+    pub(super) fn last(&self) -> Sequence {
+        self.last
+    }
+
+    pub(super) fn count(&self) -> u32 {
+        self.count
+    }
+
+    pub(super) fn frames(&self, projection: &Projection, origin: &Origin) -> Bytes {
+        let encode = || {
+            let records = std::mem::take(&mut *self.records.lock());
+            projection.encode(&records, origin)
+        };
+        self.frames.get_or_init(encode).clone()
+    }
+}
+
+/// The state of a view that its readers share, under the account's lock.
+pub(super) struct View {
+    projection: Arc<Projection>,
+    /// The view's events after `complete_after`, oldest first.
+    positions: VecDeque<Sequence>,
+    complete_after: Sequence,
+    /// The newest of the view's events that the log let go of.
+    lost_through: Sequence,
+    /// Events that were ever put in `positions`.
+    total: u64,
+    /// In order of their first events.
+    batches: VecDeque<Arc<Batch>>,
+    /// A reader's waker stands at its index, while it waits; free indices are reused.
+    wakers: Vec<Option<Waker>>,
+    free: Vec<u32>,
+}
+
+/// What a view has for a reader.
+pub(super) enum Next {
+    /// These events; how many of the view's events it then has passed.
+    Batch { batch: Arc<Batch>, ordinal: u64, made: bool },
+    /// Nothing up to here.
+    Nothing { ordinal: u64 },
+    /// It must read the log itself, up to here.
+    Behind { through: Sequence },
+    /// The log let go of events that it has not had; how many, where that is known.
+    Overtaken { lost: Option<u64> },
+}
+
+impl View {
+    pub(super) fn new(projection: Arc<Projection>, newest: Sequence) -> Self {
+        Self {
+            projection,
+            positions: VecDeque::new(),
+            complete_after: newest,
+            lost_through: Sequence(0),
+            total: 0,
+            batches: VecDeque::new(),
+            wakers: Vec::new(),
+            free: Vec::new(),
+        }
+    }
+
+    pub(super) fn projection(&self) -> &Arc<Projection> {
+        &self.projection
+    }
+
+    pub(super) fn join(&mut self) -> u32 {
+        if let Some(index) = self.free.pop() {
+            return index;
+        }
+        self.wakers.push(None);
+        // Bounded by the limit on subscriptions.
+        u32::try_from(self.wakers.len() - 1).unwrap_or(u32::MAX)
+    }
+
+    /// Says whether it was the last.
+    pub(super) fn leave(&mut self, reader: u32) -> bool {
+        self.wakers[reader as usize] = None;
+        self.free.push(reader);
+        self.free.len() == self.wakers.len()
+    }
+
+    pub(super) fn register(&mut self, reader: u32, waker: &Waker) {
+        match &mut self.wakers[reader as usize] {
+            Some(known) => known.clone_from(waker),
+            empty => *empty = Some(waker.clone()),
+        }
+    }
+
+    /// Takes the wakers of all who wait. To be woken when the lock is released.
+    pub(super) fn take_wakers(&mut self, wakers: &mut Vec<Waker>) {
+        wakers.extend(self.wakers.iter_mut().filter_map(Option::take));
+    }
+
+    /// An event of the view was appended.
+    pub(super) fn push(&mut self, position: Sequence, evicted: Sequence) {
+        self.prune(evicted);
+        if self.positions.len() == POSITIONS
+            && let Some(oldest) = self.positions.pop_front()
+        {
+            self.complete_after = oldest;
+        }
+        self.positions.push_back(position);
+        self.total += 1;
+    }
+
+    /// Forgets what the log has let go of.
+    fn prune(&mut self, evicted: Sequence) {
+        while let Some(oldest) = self.positions.front()
+            && *oldest <= evicted
+        {
+            self.lost_through = *oldest;
+            self.positions.pop_front();
+        }
+    }
+
+    /// What comes next for a reader that has passed a position, before the next control record (`until`).
+    pub(super) fn next(
+        &mut self,
+        log: &Log,
+        passed: Sequence,
+        ordinal: Option<u64>,
+        until: Option<Sequence>,
+    ) -> Next {
+        let evicted = log.evicted();
+        self.prune(evicted);
+        if passed < evicted {
+            let complete = self.complete_after <= evicted;
+            let untouched = passed >= self.complete_after && passed >= self.lost_through;
+            if !untouched || passed < log.evicted_control() {
+                let gone = self.total - self.positions.len() as u64;
+                let lost = ordinal.filter(|_| complete).map(|ordinal| gone.saturating_sub(ordinal));
+                return Next::Overtaken { lost };
+            }
+        }
+        let until = until.unwrap_or_else(|| log.newest().next());
+        if passed < self.complete_after {
+            return Next::Behind { through: self.complete_after.min(until.previous()) };
+        }
+        let index = self.positions.partition_point(|position| *position <= passed);
+        let before = self.total - (self.positions.len() - index) as u64;
+        match self.positions.get(index) {
+            Some(first) if *first < until => self.batch(log, *first, index, before, until),
+            _ => Next::Nothing { ordinal: before },
+        }
+    }
+
+    fn batch(&mut self, log: &Log, first: Sequence, index: usize, before: u64, until: Sequence) -> Next {
+        let place = match self.batches.binary_search_by_key(&first, |batch| batch.first) {
+            Ok(place) => {
+                let batch = Arc::clone(&self.batches[place]);
+                return Next::Batch { ordinal: before + u64::from(batch.count), batch, made: false };
+            }
+            Err(place) => place,
+        };
+        // Ends where a neighbour ends or begins, so that readers who are at different places come together.
+        let within =
+            place.checked_sub(1).map(|before| self.batches[before].last).filter(|last| *last >= first);
+        let neighbour = self.batches.get(place).map(|after| after.first.previous());
+        let limit = [within, neighbour].into_iter().flatten().fold(until.previous(), Sequence::min);
+
+        let mut records = Vec::new();
+        let mut size = 0;
+        for position in
+            self.positions.range(index..).take(BATCH_EVENTS).take_while(|position| **position <= limit)
+        {
+            // A position that the view has is in the log: both are pruned alike.
+            let Some(record) = log.event(*position) else { break };
+            let more = size + frame::estimate(record);
+            if !records.is_empty() && more > BATCH_BYTES {
+                break;
+            }
+            size = more;
+            records.push(Arc::clone(record));
+        }
+        let last = records.last().map_or(first, |record| record.sequence);
+        let batch = Arc::new(Batch {
+            first,
+            last,
+            count: u32::try_from(records.len()).unwrap_or(u32::MAX),
+            size,
+            records: Mutex::new(records),
+            frames: OnceLock::new(),
+        });
+        let shared = self.wakers.len() - self.free.len() > 1;
+        if shared {
+            self.batches.insert(place, Arc::clone(&batch));
+        }
+        Next::Batch { ordinal: before + u64::from(batch.count), batch, made: shared }
+    }
+
+    /// Lets go of a batch: a reader that still needs it makes it again.
+    pub(super) fn forget_batch(&mut self, first: Sequence) {
+        if let Ok(place) = self.batches.binary_search_by_key(&first, |batch| batch.first) {
+            self.batches.remove(place);
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! The state of one account, under its lock: nothing here waits, encodes, or wakes.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    task::Waker,
+    time::SystemTime,
+};
+
+use tokio::time::Instant;
+
+use crate::{binding::Binding, config};
+
+use super::{
+    coverage::Coverage,
+    filter::Fields,
+    interest::{ViewId, Wanted},
+    log::{
+        Control, Epoch, IncomingEvent, Sequence,
+        record::{Change, ControlRecord, EventRecord},
+        store::Log,
+    },
+    view::{Batch, Next, Projection, View, ViewKey},
+};
+
+/// Records that a reader which is behind takes out of the log at once.
+const SCAN_RECORDS: u64 = 256;
+/// Batches kept for readers to share, in all views of the account.
+const BATCHES: usize = 4096;
+
+/// The log, what is wanted, the views and their readers.
+pub(super) struct State {
+    pub(super) log: Log,
+    wanted: Wanted,
+    views: HashMap<ViewId, View>,
+    by_key: HashMap<ViewKey, ViewId>,
+    next_view: ViewId,
+    /// The batches that views hold, oldest first, with their sizes: bounded for the account.
+    batches: VecDeque<(ViewId, Sequence, usize)>,
+    batch_bytes: usize,
+    batch_bytes_max: usize,
+    subscriptions: usize,
+    gone: bool,
+}
+
+/// Who a reader is: its view, and its place in it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ReaderId {
+    view: ViewId,
+    place: u32,
+}
+
+/// What a reader does next.
+pub(super) enum Step {
+    /// Yield these; then it has passed so many of the view's events.
+    Batch { batch: Arc<Batch>, ordinal: u64 },
+    /// Look through these: they end at `through`.
+    Scan { records: Vec<Arc<EventRecord>>, through: Sequence },
+    /// Take this in.
+    Control { record: Arc<ControlRecord> },
+    /// The log let go of what it had not read.
+    Overtaken(Overtaken),
+    /// Nothing up to here; it will be woken.
+    Wait { newest: Sequence, ordinal: u64 },
+    /// The account was removed.
+    Gone,
+}
+
+/// Where the log stands for a reader that it overtook.
+pub(super) struct Overtaken {
+    pub(super) oldest: Sequence,
+    pub(super) oldest_time: SystemTime,
+    pub(super) newest: Sequence,
+    pub(super) coverage: Arc<Coverage>,
+    /// How many of the reader's events are gone, where that is known.
+    pub(super) lost: Option<u64>,
+}
+
+/// What came of an attempt to append.
+pub(super) enum Appended {
+    Sequence(Sequence),
+    /// Nobody wants it.
+    Unwanted,
+    /// A view's filter looks into the payload: parse it, without the lock, and come again.
+    NeedsFields(IncomingEvent),
+}
+
+impl State {
+    pub(super) fn new(epoch: Epoch, settings: &config::Hub, always: &[Binding], now: SystemTime) -> Self {
+        Self {
+            log: Log::new(epoch, settings, Coverage::new(always, now), now),
+            wanted: Wanted::new(always),
+            views: HashMap::new(),
+            by_key: HashMap::new(),
+            next_view: 0,
+            batches: VecDeque::new(),
+            batch_bytes: 0,
+            batch_bytes_max: settings.log_bytes / 4,
+            subscriptions: 0,
+            gone: false,
+        }
+    }
+
+    pub(super) fn wanted(&self) -> &Wanted {
+        &self.wanted
+    }
+
+    pub(super) fn subscriptions(&self) -> usize {
+        self.subscriptions
+    }
+
+    pub(super) fn views(&self) -> usize {
+        self.views.len()
+    }
+
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone
+    }
+
+    pub(super) fn append(
+        &mut self,
+        event: IncomingEvent,
+        fields: &Fields<'_>,
+        now: SystemTime,
+        wakers: &mut Vec<Waker>,
+    ) -> Appended {
+        let Some(mut views) = self.wanted.matches(&event.key.key).filter(|_| !self.gone) else {
+            return Appended::Unwanted;
+        };
+        let filter = |id: &ViewId| self.views.get(id).map(|view| view.projection().filter());
+        views.retain(|id| filter(id).is_some_and(|filter| filter.passes_envelope(&event)));
+        if views.iter().filter_map(filter).any(|filter| filter.reads_payload()) {
+            if !fields.is_parsed() {
+                return Appended::NeedsFields(event);
+            }
+            views.retain(|id| filter(id).is_some_and(|filter| filter.passes_payload(fields)));
+        }
+        let sequence = self.log.append(event, now);
+        let evicted = self.log.evicted();
+        for id in views {
+            if let Some(view) = self.views.get_mut(&id) {
+                view.push(sequence, evicted);
+                view.take_wakers(wakers);
+            }
+        }
+        Appended::Sequence(sequence)
+    }
+
+    pub(super) fn record(&mut self, control: Control, now: SystemTime, wakers: &mut Vec<Waker>) -> Sequence {
+        let sequence = self.log.record(Change::Upstream(control), now);
+        self.take_all_wakers(wakers);
+        sequence
+    }
+
+    pub(super) fn take_all_wakers(&mut self, wakers: &mut Vec<Waker>) {
+        for view in self.views.values_mut() {
+            view.take_wakers(wakers);
+        }
+    }
+
+    /// Ends everything.
+    pub(super) fn remove(&mut self, wakers: &mut Vec<Waker>) {
+        self.gone = true;
+        self.take_all_wakers(wakers);
+    }
+
+    /// A reader comes. What was not wanted before stands in the log as wanted from here on; readers need not be woken for
+    /// that: what they have themselves was wanted already.
+    pub(super) fn join(&mut self, key: &ViewKey, now: SystemTime) -> (ReaderId, Arc<Projection>, bool) {
+        let new = self.wanted.acquire(&key.bindings);
+        let changed = !new.is_empty();
+        if changed {
+            self.log.record(Change::Wanted(new.into()), now);
+        }
+        let id = match self.by_key.get(key) {
+            Some(id) => *id,
+            None => {
+                let id = self.next_view;
+                self.next_view += 1;
+                self.wanted.add_view(&key.bindings, id);
+                self.by_key.insert(key.clone(), id);
+                id
+            }
+        };
+        let newest = self.log.newest();
+        let view =
+            self.views.entry(id).or_insert_with(|| View::new(Arc::new(Projection::new(key.clone())), newest));
+        self.subscriptions += 1;
+        (ReaderId { view: id, place: view.join() }, Arc::clone(view.projection()), changed)
+    }
+
+    /// A reader goes, and its view with the last one.
+    pub(super) fn leave(&mut self, reader: ReaderId, now: Instant, linger: std::time::Duration) {
+        let Some(view) = self.views.get_mut(&reader.view) else { return };
+        let last = view.leave(reader.place);
+        let projection = Arc::clone(view.projection());
+        let key = projection.key();
+        if last {
+            self.views.remove(&reader.view);
+            self.by_key.remove(key);
+            self.wanted.remove_view(&key.bindings, reader.view);
+        }
+        self.wanted.release(&key.bindings, now, linger);
+        self.subscriptions -= 1;
+    }
+
+    /// Lets go of what has lingered long enough; says whether there was any, and when to look again.
+    pub(super) fn expire(&mut self, now: Instant, wall: SystemTime) -> (bool, Option<Instant>) {
+        let gone = self.wanted.expire(now);
+        let changed = !gone.is_empty();
+        if changed {
+            self.log.record(Change::Unwanted(gone.into()), wall);
+        }
+        (changed, self.wanted.next_expiry())
+    }
+
+    /// What comes next for a reader. Where there is nothing its waker is registered, under the same lock under which
+    /// everything is appended: no wake-up can be lost.
+    pub(super) fn step(
+        &mut self,
+        reader: ReaderId,
+        passed: Sequence,
+        ordinal: Option<u64>,
+        waker: &Waker,
+    ) -> Step {
+        if self.gone {
+            return Step::Gone;
+        }
+        // A reader's view lives as long as the reader.
+        let Some(view) = self.views.get_mut(&reader.view) else { return Step::Gone };
+        let control = self.log.next_control(passed);
+        match (view.next(&self.log, passed, ordinal, control.map(|control| control.sequence)), control) {
+            (Next::Batch { batch, ordinal, made }, _) => {
+                if made {
+                    self.keep_batch(reader.view, &batch);
+                }
+                Step::Batch { batch, ordinal }
+            }
+            (Next::Overtaken { lost }, _) => Step::Overtaken(Overtaken {
+                oldest: self.log.evicted(),
+                oldest_time: self.log.window().oldest_time.unwrap_or(self.log.complete_since()),
+                newest: self.log.newest(),
+                coverage: Arc::clone(self.log.base()),
+                lost,
+            }),
+            (Next::Behind { through }, _) if through > passed => {
+                let through = through.min(Sequence(passed.0 + SCAN_RECORDS));
+                let positions = (passed.0 + 1)..=through.0;
+                let records =
+                    positions.filter_map(|position| self.log.event(Sequence(position))).map(Arc::clone);
+                Step::Scan { records: records.collect(), through }
+            }
+            (Next::Behind { .. } | Next::Nothing { .. }, Some(control)) => {
+                Step::Control { record: Arc::clone(control) }
+            }
+            (Next::Behind { .. }, None) => {
+                // Not behind a control record, hence behind the newest record: there is something to read.
+                debug_assert!(false, "behind nothing");
+                Step::Wait { newest: passed, ordinal: ordinal.unwrap_or_default() }
+            }
+            (Next::Nothing { ordinal }, None) => {
+                view.register(reader.place, waker);
+                Step::Wait { newest: self.log.newest(), ordinal }
+            }
+        }
+    }
+
+    fn keep_batch(&mut self, view: ViewId, batch: &Batch) {
+        self.batches.push_back((view, batch.first(), batch.size));
+        self.batch_bytes += batch.size;
+        while self.batch_bytes > self.batch_bytes_max || self.batches.len() > BATCHES {
+            let Some((view, first, size)) = self.batches.pop_front() else { return };
+            self.batch_bytes -= size;
+            if let Some(view) = self.views.get_mut(&view) {
+                view.forget_batch(first);
+            }
+        }
+    }
+}
