@@ -20,6 +20,9 @@ mod state;
 pub mod subscription;
 mod view;
 
+#[cfg(test)]
+mod tests;
+
 pub use account::{Account, AccountStatus, Hub};
 pub use coverage::{BindingReport, BindingState};
 pub use frame::Encodes;

@@ -92,9 +92,9 @@ where
                 subscription.map_err(|error| status::subscribe_error(&error, id.as_str()))?
             }
         };
-        Ok((request, account, subscription))
+        Ok((request, subscription))
     };
-    let (request, account, subscription) = match deadline {
+    let (request, subscription) = match deadline {
         Some(at) => tokio::time::timeout_at(at, begun)
             .await
             .unwrap_or_else(|_| Err(status::deadline_exceeded(None)))?,
@@ -105,7 +105,7 @@ where
     let setup = Setup {
         account: request.account,
         id: format!("s{number}"),
-        first: subscribed(&account.status(), &subscription, &request.requested, format!("s{number}")),
+        first: subscribed(&subscription, &request.requested, format!("s{number}")),
         requested: request.requested,
         clock: shared.clock.clone(),
         drain: drain.clone(),
@@ -124,22 +124,18 @@ where
 }
 
 /// The first message.
-fn subscribed(
-    status: &hub::AccountStatus,
-    subscription: &hub::Subscription,
-    requested: &[(String, String)],
-    id: String,
-) -> Bytes {
+fn subscribed(subscription: &hub::Subscription, requested: &[(String, String)], id: String) -> Bytes {
     let bindings = message::binding_statuses(requested, &subscription.bindings());
     let position = subscription.start_position();
+    let (upstream, since, changed) = subscription.upstream();
     message::response(Kind::Subscribed(proto::Subscribed {
         bindings: bindings.clone(),
         position: Some(message::cursor(position.epoch, position.sequence)),
-        replay_window: Some(message::window(&status.window)),
+        replay_window: Some(message::window(&subscription.window())),
         upstream_status: Some(message::upstream_status(
-            &status.upstream,
-            status.since,
-            message::cursor(status.position.epoch, status.position.sequence),
+            upstream,
+            since,
+            message::cursor(changed.epoch, changed.sequence),
             bindings,
         )),
         subscription_id: id,

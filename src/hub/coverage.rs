@@ -74,10 +74,11 @@ impl Holdings {
         match &record.change {
             Change::Upstream(Control::Upstream(_)) => false,
             Change::Upstream(Control::Confirmed { binding }) => {
-                relevant(&binding.pattern) && self.hold(binding, Held::Active { confirmed: record.time })
+                relevant(&binding.pattern()) && self.hold(binding, Held::Active { confirmed: record.time })
             }
             Change::Upstream(Control::Refused { binding, reason }) => {
-                relevant(&binding.pattern) && self.hold(binding, Held::Refused { reason: Arc::clone(reason) })
+                relevant(&binding.pattern())
+                    && self.hold(binding, Held::Refused { reason: Arc::clone(reason) })
             }
             Change::Upstream(Control::Dropped { binding }) => match self.position(binding) {
                 Ok(index) => {
@@ -219,7 +220,7 @@ impl Coverage {
     /// The part that concerns one binding.
     pub(super) fn standing(&self, binding: &Binding, text: Arc<str>) -> Standing {
         let pattern = binding.pattern();
-        let held = self.holdings.held.iter().filter(|(upstream, _)| upstream.pattern.contains(pattern));
+        let held = self.holdings.held.iter().filter(|(upstream, _)| upstream.pattern().contains(pattern));
         let wanted = self.holdings.wanted.iter().filter(|(wanted, _)| wanted.pattern().contains(pattern));
         Standing {
             binding: binding.clone(),
@@ -259,7 +260,7 @@ impl Standing {
 
     /// The upstream binding that serves it, as it is sent.
     pub(super) fn server_text(&self) -> Option<Arc<str>> {
-        self.server().map(|(upstream, _)| Arc::clone(&upstream.text))
+        self.server().map(|(upstream, _)| Arc::clone(upstream.text()))
     }
 
     /// The canonical text of the binding.

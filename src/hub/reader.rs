@@ -15,7 +15,7 @@ use super::{
     coverage::{BindingReport, BindingState, Coverage, UpstreamStanding},
     gap::{Gap, GapReason, GapTracker},
     log::{
-        Cursor, Sequence, UpstreamState, Window,
+        Cursor, Sequence, UpstreamChange, UpstreamState, Window,
         record::{ControlRecord, LastEvents},
     },
     start::{self, Begin},
@@ -189,9 +189,10 @@ impl Subscription {
         self.begin_reports.clone()
     }
 
-    /// How the upstream stood at the start: an [`Item::Upstream`] with all bindings.
-    pub fn upstream(&self) -> Item {
-        upstream_item(&self.begin_upstream, self.begin_upstream.position, self.begin_reports.clone())
+    /// How the upstream stood at the start: its state, since when, and where in the log that change stands.
+    pub fn upstream(&self) -> (&UpstreamChange, SystemTime, Cursor) {
+        let UpstreamStanding { change, since, position } = &self.begin_upstream;
+        (change, *since, self.membership.account.cursor(*position))
     }
 
     /// What could be replayed when it began.

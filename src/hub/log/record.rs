@@ -146,7 +146,7 @@ impl ControlRecord {
                 Control::Confirmed { binding }
                 | Control::Refused { binding, .. }
                 | Control::Dropped { binding },
-            ) => 2 * binding.text.len(),
+            ) => 2 * binding.text().len(),
             Change::Wanted(bindings) | Change::Unwanted(bindings) => {
                 bindings.iter().map(|binding| 64 + 2 * binding.as_str().len()).sum()
             }
