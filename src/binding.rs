@@ -13,20 +13,20 @@
 //! [`cover`](cover::cover) goes from a set of the first to the fewest, safest of the last, for a [`Flavour`].
 
 mod account;
-mod ask;
 pub mod catalogue;
 pub mod cover;
 pub mod encoding;
 mod event_key;
+mod grammar;
 mod index;
 mod kind;
 mod pattern;
 mod upstream_binding;
 
 pub use account::{AccountId, AccountIdError};
-pub use ask::{Binding, BindingError};
 pub use cover::Flavour;
 pub use event_key::{EventKey, Owner};
+pub use grammar::{Binding, BindingError};
 pub use index::Index;
 pub use kind::{Kind, OptIn};
 pub use pattern::{Pattern, PatternError};

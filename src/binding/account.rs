@@ -45,3 +45,25 @@ impl fmt::Debug for AccountId {
         f.write_str(self.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_the_plain_form_alone() {
+        let plain = "account0000000000000000000000002";
+        assert_eq!(plain.parse::<AccountId>().unwrap().to_string(), plain);
+        for other in [
+            "",
+            "account000000000000000000000000",
+            "account00000000000000000000000022",
+            "account%2Fac%2Fco%2Funt0000000000000000000000002",
+            "account0000000000000000000000.02",
+            "account000000000000000000000000é",
+            "account0000000000000000000000002-202611",
+        ] {
+            assert_eq!(other.parse::<AccountId>(), Err(AccountIdError { length: other.len() }), "{other}");
+        }
+    }
+}

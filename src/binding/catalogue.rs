@@ -125,7 +125,8 @@ pub static TYPES: &[BindingType] = &[
         caveats: &[
             "Four parts, whatever the upstream is. Kazoo 5 itself wants conference.event.EVENT.CONFERENCE_ID.CALL_ID, \
              Kazoo 4.3 conference.event.CONFERENCE_ID.*: hawking translates.",
-            "CONFERENCE_ID is one part: write a dot in it as %2E, and a percent sign as %25.",
+            "CONFERENCE_ID is one part: write a dot in it as %2E, and a percent sign as %25. All that follows it is one \
+             call id, dots and all.",
             "Upstream calls each of these events just `event`; Event.name has the real name.",
             PLAIN_IDS,
         ],

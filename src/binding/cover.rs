@@ -127,8 +127,8 @@ mod tests {
     use super::*;
     use crate::binding::{
         EventKey, OptIn,
-        ask::tests::any_binding,
         catalogue::{CALL_EVENTS, OBJECT_ACTIONS, OBJECT_TYPES, PRESENCE_EVENTS, STREAM_EVENTS},
+        grammar::tests::any_binding,
     };
 
     fn texts(interest: &[&str], flavour: Flavour) -> Vec<String> {

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use smallvec::SmallVec;
+
 use super::{Pattern, pattern::key_words};
 
 /// A trie over the words of patterns. `V` is small and copied (an id).
@@ -14,22 +16,25 @@ use super::{Pattern, pattern::key_words};
 pub struct Index<V> {
     root: Node<V>,
     /// Patterns with a `#` before the end.
-    aside: Vec<(Pattern, Vec<V>)>,
+    aside: Vec<(Pattern, Values<V>)>,
 }
+
+/// What belongs to one pattern: seldom more than one value, which then needs no way to somewhere else in memory.
+type Values<V> = SmallVec<[V; 2]>;
 
 #[derive(Debug)]
 struct Node<V> {
-    words: HashMap<Box<str>, Node<V>>,
+    words: Words<V>,
     star: Option<Box<Node<V>>>,
     /// Of the pattern that ends here.
-    here: Vec<V>,
+    here: Values<V>,
     /// Of the pattern that goes on from here with a `#` and nothing else.
-    below: Vec<V>,
+    below: Values<V>,
 }
 
 impl<V> Default for Node<V> {
     fn default() -> Self {
-        Self { words: HashMap::new(), star: None, here: Vec::new(), below: Vec::new() }
+        Self { words: Words::Few(Vec::new()), star: None, here: Values::new(), below: Values::new() }
     }
 }
 
@@ -56,7 +61,7 @@ impl<V: Copy + PartialEq> Index<V> {
             None => match self.aside.iter().position(|(other, _)| other == pattern) {
                 Some(at) => &mut self.aside[at].1,
                 None => {
-                    self.aside.push((pattern.clone(), Vec::new()));
+                    self.aside.push((pattern.clone(), Values::new()));
                     let last = self.aside.len() - 1;
                     &mut self.aside[last].1
                 }
@@ -66,7 +71,7 @@ impl<V: Copy + PartialEq> Index<V> {
                 for word in words {
                     node = match word {
                         "*" => node.star.get_or_insert_default(),
-                        word => node.words.entry(word.into()).or_default(),
+                        word => node.words.get_or_insert(word),
                     };
                 }
                 if hash { &mut node.below } else { &mut node.here }
@@ -174,7 +179,66 @@ fn path(pattern: &Pattern) -> Option<(impl Iterator<Item = &str>, bool)> {
     (!key_words(way).any(|word| word == "#")).then(|| (key_words(way), hash))
 }
 
-fn take<V: PartialEq>(values: &mut Vec<V>, value: V) -> bool {
+/// What follows on a word. Most places have a handful of followers (there are seven kinds, nine events of calls), and to
+/// look at these is quicker than to hash a word; ids go by the thousand.
+#[derive(Debug)]
+enum Words<V> {
+    Few(Vec<(Box<str>, Node<V>)>),
+    Many(HashMap<Box<str>, Node<V>>),
+}
+
+impl<V> Words<V> {
+    const FEW: usize = 9;
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Words::Few(list) => list.is_empty(),
+            Words::Many(map) => map.is_empty(),
+        }
+    }
+
+    fn get(&self, word: &str) -> Option<&Node<V>> {
+        match self {
+            Words::Few(list) => list.iter().find(|(other, _)| **other == *word).map(|(_, node)| node),
+            Words::Many(map) => map.get(word),
+        }
+    }
+
+    fn get_mut(&mut self, word: &str) -> Option<&mut Node<V>> {
+        match self {
+            Words::Few(list) => list.iter_mut().find(|(other, _)| **other == *word).map(|(_, node)| node),
+            Words::Many(map) => map.get_mut(word),
+        }
+    }
+
+    fn get_or_insert(&mut self, word: &str) -> &mut Node<V> {
+        if let Words::Few(list) = self
+            && list.len() == Self::FEW
+            && !list.iter().any(|(other, _)| **other == *word)
+        {
+            *self = Words::Many(list.drain(..).collect());
+        }
+        match self {
+            Words::Few(list) => {
+                let at = list.iter().position(|(other, _)| **other == *word).unwrap_or(list.len());
+                if at == list.len() {
+                    list.push((word.into(), Node::default()));
+                }
+                &mut list[at].1
+            }
+            Words::Many(map) => map.entry(word.into()).or_default(),
+        }
+    }
+
+    fn remove(&mut self, word: &str) {
+        match self {
+            Words::Few(list) => list.retain(|(other, _)| **other != *word),
+            Words::Many(map) => _ = map.remove(word),
+        }
+    }
+}
+
+fn take<V: PartialEq>(values: &mut Values<V>, value: V) -> bool {
     let Some(at) = values.iter().position(|other| *other == value) else { return false };
     values.swap_remove(at);
     true
