@@ -62,7 +62,9 @@ pub(super) fn check(arguments: CheckArguments) -> Result<(), Failure> {
 /// Runs `print-config`.
 pub(super) fn print(arguments: PrintArguments) -> Result<(), Failure> {
     let text = match arguments.config {
-        Some(path) => Config::load(Some(&path), config::environment()).map_err(Failure::usage)?.redacted_toml(),
+        Some(path) => {
+            Config::load(Some(&path), config::environment()).map_err(Failure::usage)?.redacted_toml()
+        }
         None => config::reference(),
     };
     write(&text)
