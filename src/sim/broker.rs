@@ -1,0 +1,200 @@
+//! The broker between publishers and sessions: what blackhole listens to, counted over all sessions of the node, and the
+//! dispatcher's table of who gets what.
+//!
+//! These are two things, and blackhole keeps them apart: an event must first be listened to, and is then matched against the
+//! table. A session can stand in the table and get nothing, because somebody else made the listener deaf (F37).
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::{bindings::Listener, topic};
+
+/// A row of the dispatcher's table: a session, and the name by which it asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Responder {
+    pub session: u64,
+    pub subscribed_key: String,
+}
+
+/// One frame to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Delivery {
+    pub session: u64,
+    pub subscribed_key: String,
+    pub subscription_key: String,
+}
+
+/// The way by which an event comes to blackhole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Route {
+    /// Over a hook on call events.
+    Hook { account: String, event: String },
+    /// Over an AMQP exchange.
+    Amqp,
+    /// Put into the dispatcher directly, whether it is listened to or not.
+    Direct,
+}
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(super) struct Broker {
+    counts: HashMap<Listener, i64>,
+    hooks: HashSet<(String, String)>,
+    /// A hook on every account's call events. It does not replace the others: both bring the event (F42).
+    hook_on_all: bool,
+    topics: HashSet<String>,
+    /// Keys to responders, in order of subscription.
+    table: BTreeMap<String, Vec<Responder>>,
+}
+
+impl Broker {
+    /// Puts a session into the table; once for each name and key.
+    pub fn bind(&mut self, key: &str, responder: Responder) {
+        let responders = self.table.entry(key.to_owned()).or_default();
+        if !responders.contains(&responder) {
+            responders.push(responder);
+        }
+    }
+
+    /// Takes a session out of the table.
+    pub fn unbind(&mut self, key: &str, responder: &Responder) {
+        if let Some(responders) = self.table.get_mut(key) {
+            responders.retain(|held| held != responder);
+            if responders.is_empty() {
+                self.table.remove(key);
+            }
+        }
+    }
+
+    /// Counts a listener up, and starts it at one.
+    pub fn listen(&mut self, listener: &Listener) {
+        let count = self.counts.entry(listener.clone()).or_default();
+        *count += 1;
+        if *count == 1 {
+            match listener {
+                Listener::Hook { account, .. } if account == "*" => self.hook_on_all = true,
+                Listener::Hook { account, event } => _ = self.hooks.insert((account.clone(), event.clone())),
+                Listener::Amqp { topic, .. } => _ = self.topics.insert(topic.clone()),
+            }
+        }
+    }
+
+    /// Counts a listener down, whoever asks, and ends it at zero or below (F37).
+    pub fn unlisten(&mut self, listener: &Listener) {
+        let count = self.counts.entry(listener.clone()).or_default();
+        *count -= 1;
+        if *count <= 0 {
+            self.counts.remove(listener);
+            match listener {
+                Listener::Hook { account, .. } if account == "*" => self.hook_on_all = false,
+                Listener::Hook { account, event } => _ = self.hooks.remove(&(account.clone(), event.clone())),
+                Listener::Amqp { topic, .. } => _ = self.topics.remove(topic),
+            }
+        }
+    }
+
+    /// The listener restarts: it counts from nothing, and hears nothing until somebody subscribes (F45).
+    pub fn forget_listeners(&mut self) {
+        self.counts.clear();
+        self.hooks.clear();
+        self.hook_on_all = false;
+        self.topics.clear();
+    }
+
+    /// The frames that an event makes, in order.
+    ///
+    /// Later subscribers of a key come first (R09, R16, R24). The order over several keys is that of a hash table in the
+    /// real one; here it is that of the keys.
+    pub fn route(&self, route: &Route, routing_key: &str) -> Vec<Delivery> {
+        let times = match route {
+            Route::Hook { account, event } => {
+                let one = self.hooks.contains(&(account.clone(), event.clone()));
+                usize::from(one) + usize::from(self.hook_on_all)
+            }
+            Route::Amqp => usize::from(self.topics.iter().any(|pattern| topic::amqp(pattern, routing_key))),
+            Route::Direct => 1,
+        };
+        let mut deliveries = Vec::new();
+        for _ in 0..times {
+            for (key, responders) in &self.table {
+                if topic::blackhole(key, routing_key) {
+                    deliveries.extend(responders.iter().rev().map(|responder| Delivery {
+                        session: responder.session,
+                        subscribed_key: responder.subscribed_key.clone(),
+                        subscription_key: key.clone(),
+                    }));
+                }
+            }
+        }
+        deliveries
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "call.A.CHANNEL_CREATE.*";
+
+    fn hook() -> Listener {
+        Listener::Hook { account: "A".into(), event: "CHANNEL_CREATE".into() }
+    }
+
+    fn responder(session: u64) -> Responder {
+        Responder { session, subscribed_key: "call.CHANNEL_CREATE.*".into() }
+    }
+
+    fn reached(broker: &Broker) -> Vec<u64> {
+        let route = Route::Hook { account: "A".into(), event: "CHANNEL_CREATE".into() };
+        broker.route(&route, "call.A.CHANNEL_CREATE.x").iter().map(|delivery| delivery.session).collect()
+    }
+
+    #[test]
+    fn one_sessions_unsubscribing_twice_silences_the_other_until_somebody_subscribes() {
+        let mut broker = Broker::default();
+        for session in [1, 2] {
+            broker.bind(KEY, responder(session));
+            broker.listen(&hook());
+        }
+        assert_eq!(reached(&broker), [2, 1]);
+        broker.unbind(KEY, &responder(1));
+        broker.unlisten(&hook());
+        assert_eq!(reached(&broker), [2]);
+        broker.unlisten(&hook());
+        assert_eq!(reached(&broker), [0u64; 0], "deaf, though 2 still stands in the table");
+        broker.listen(&hook());
+        assert_eq!(reached(&broker), [2]);
+    }
+
+    #[test]
+    fn a_count_does_not_stay_below_zero() {
+        let mut broker = Broker::default();
+        broker.unlisten(&hook());
+        broker.unlisten(&hook());
+        broker.listen(&hook());
+        broker.bind(KEY, responder(1));
+        assert_eq!(reached(&broker), [1]);
+    }
+
+    #[test]
+    fn a_hook_on_all_accounts_doubles_every_call_event() {
+        let mut broker = Broker::default();
+        broker.bind(KEY, responder(1));
+        broker.listen(&hook());
+        broker.listen(&Listener::Hook { account: "*".into(), event: "CHANNEL_CREATE".into() });
+        assert_eq!(reached(&broker), [1, 1]);
+    }
+
+    #[test]
+    fn two_names_for_one_topic_are_counted_apart_but_bound_once() {
+        let topic = "doc_created.db-202611.fax.*".to_owned();
+        let object = Listener::Amqp { origin: "object", topic: topic.clone() };
+        let fax = Listener::Amqp { origin: "fax", topic: topic.clone() };
+        let mut broker = Broker::default();
+        broker.listen(&object);
+        broker.listen(&fax);
+        broker.bind(&topic, responder(1));
+        assert_eq!(broker.route(&Route::Amqp, "doc_created.db-202611.fax.f1").len(), 1);
+        broker.unlisten(&fax);
+        assert_eq!(broker.route(&Route::Amqp, "doc_created.db-202611.fax.f1").len(), 0);
+    }
+}

@@ -1,0 +1,308 @@
+//! Crossbar: the REST API that logs in, and tells of accounts, sessions and calls.
+
+use std::{str::FromStr as _, sync::Arc};
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{Path, Request, State},
+    http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
+    middleware::{Next, from_fn_with_state},
+    response::{IntoResponse, Response},
+    routing::{get, put},
+};
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::{
+    accounts::{HashMethod, Named, hex32, owner_id},
+    bindings::{CALL_EVENTS, DOC_ACTIONS, DOC_TYPES},
+    json::{Json, Object},
+    node::{Listed, Node, gregorian},
+    record::Happening,
+};
+use crate::binding::AccountId;
+
+type Shared = State<Arc<Node>>;
+
+/// The routes of Crossbar.
+pub(super) fn router(node: Arc<Node>) -> Router {
+    Router::new()
+        .route("/v2/user_auth", put(user_auth))
+        .route("/v2/api_auth", put(api_auth))
+        .route("/v2/websockets", get(catalogue))
+        .route("/v2/accounts/{account}", get(account))
+        .route("/v2/accounts/{account}/descendants", get(descendants))
+        .route("/v2/accounts/{account}/channels", get(channels))
+        .route("/v2/accounts/{account}/websockets", get(sessions))
+        .route("/v2/accounts/{account}/websockets/{session}", get(session))
+        .fallback(not_found)
+        .layer(from_fn_with_state(Arc::clone(&node), note))
+        .with_state(node)
+}
+
+/// Puts each request and its answer into the record.
+async fn note(State(node): Shared, request: Request, next: Next) -> Response {
+    let connection = node.next_connection();
+    let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
+    let response = next.run(request).await;
+    node.note(connection, Happening::Crossbar { method, path, status: response.status().as_u16() });
+    response
+}
+
+// What an answer is wrapped in
+
+fn reply(node: &Node, status: StatusCode, mut body: Object) -> Response {
+    let now = Timestamp::try_from(node.now()).unwrap_or(Timestamp::UNIX_EPOCH);
+    let request_id = hex32(node.settings.random.as_ref());
+    let stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    // The version is the one that the recordings show; nothing depends on it.
+    for (key, value) in [
+        ("request_id", request_id.as_str()),
+        ("node", "hawking-sim"),
+        ("timestamp", &stamp),
+        ("version", "5.0.0"),
+    ] {
+        body.push((key.to_owned(), value.into()));
+    }
+    (status, [(CONTENT_TYPE, "application/json")], Json::Object(body).to_string()).into_response()
+}
+
+fn success(node: &Node, data: Json) -> Response {
+    reply(node, StatusCode::OK, vec![("data".into(), data), ("status".into(), "success".into())])
+}
+
+fn error(node: &Node, status: StatusCode, message: &str, data: Json) -> Response {
+    let body = vec![
+        ("data".into(), data),
+        ("error".into(), status.as_str().into()),
+        ("message".into(), message.into()),
+        ("status".into(), "error".into()),
+    ];
+    reply(node, status, body)
+}
+
+fn invalid_credentials(node: &Node) -> Response {
+    let data = json!({ "message": "invalid credentials" }).into();
+    error(node, StatusCode::UNAUTHORIZED, "invalid_credentials", data)
+}
+
+fn invalid(node: &Node, fields: &[&str]) -> Response {
+    let missing = || json!({ "required": { "message": "Field is required but missing" } }).into();
+    let data = fields.iter().map(|field| ((*field).to_owned(), missing())).collect();
+    error(node, StatusCode::BAD_REQUEST, "validation error", Json::Object(data))
+}
+
+async fn not_found(State(node): Shared) -> Response {
+    let data = json!({ "message": "not found" }).into();
+    error(&node, StatusCode::NOT_FOUND, "not_found", data)
+}
+
+// Login
+
+/// `data` of a request's body.
+fn request_data(node: &Node, body: &[u8]) -> Result<Json, Box<Response>> {
+    let unreadable = || {
+        let data = json!({ "json": { "message": "Invalid JSON request envelope" } }).into();
+        Box::new(error(node, StatusCode::BAD_REQUEST, "invalid request envelope", data))
+    };
+    let text = std::str::from_utf8(body).map_err(|_| unreadable())?;
+    let envelope = Json::first_in(text).map_err(|_| unreadable())?;
+    envelope.get("data").cloned().ok_or_else(unreadable)
+}
+
+async fn user_auth(State(node): Shared, body: Bytes) -> Response {
+    let data = match request_data(&node, &body) {
+        Ok(data) => data,
+        Err(response) => return *response,
+    };
+    let Some(credentials) = data.str("credentials") else {
+        return invalid(&node, &["credentials"]);
+    };
+    let method = match data.str("method").unwrap_or("md5") {
+        "md5" => HashMethod::Md5,
+        "sha" => HashMethod::Sha,
+        _ => return invalid_credentials(&node),
+    };
+    let named = if let Some(name) = data.str("account_name") {
+        Named::Name(name)
+    } else if let Some(realm) = data.str("account_realm") {
+        Named::Realm(realm)
+    } else if let Some(number) = data.str("phone_number") {
+        Named::PhoneNumber(number)
+    } else {
+        return invalid_credentials(&node);
+    };
+    let account = node.accounts.lock().login(named, credentials, method);
+    logged_in(&node, account, "cb_user_auth")
+}
+
+async fn api_auth(State(node): Shared, body: Bytes) -> Response {
+    let data = match request_data(&node, &body) {
+        Ok(data) => data,
+        Err(response) => return *response,
+    };
+    let Some(key) = data.str("api_key") else {
+        return invalid(&node, &["api_key"]);
+    };
+    let account = node.accounts.lock().login_with_key(key);
+    logged_in(&node, account, "cb_api_auth")
+}
+
+fn logged_in(node: &Node, account: Option<AccountId>, method: &str) -> Response {
+    let Some(account) = account else {
+        return invalid_credentials(node);
+    };
+    let now = node.now();
+    let mut accounts = node.accounts.lock();
+    let expires = now + node.settings.token_life;
+    let token = accounts.issue(account, method, now, expires, node.settings.random.as_ref());
+    let (name, above) = match accounts.get(&account) {
+        Some(spec) => (spec.name.clone(), accounts.tree(spec)),
+        None => (String::new(), Vec::new()),
+    };
+    drop(accounts);
+    let text = |text: &str| Json::from(text);
+    let data: Vec<(&str, Json)> = vec![
+        ("owner_id", owner_id(&account).into()),
+        ("account_id", text(account.as_str())),
+        ("reseller_id", text(above.first().unwrap_or(&account).as_str())),
+        ("is_reseller", Json::Bool(above.is_empty())),
+        ("account_name", name.into()),
+        ("language", text("en-us")),
+        ("apps", Json::Array(Vec::new())),
+        ("ui_config", Json::Object(Vec::new())),
+    ];
+    let data = data.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    let body = vec![
+        ("data".into(), Json::Object(data)),
+        ("auth_token".into(), token.into()),
+        ("status".into(), "success".into()),
+        ("revision".into(), "automatic".into()),
+    ];
+    reply(node, StatusCode::CREATED, body)
+}
+
+// The catalogue
+
+async fn catalogue(State(node): Shared) -> Response {
+    let list = |items: Vec<String>| Json::Array(items.into_iter().map(Json::from).collect());
+    let fixed = |items: &[&str]| list(items.iter().map(|item| (*item).to_owned()).collect());
+    let objects = DOC_ACTIONS
+        .iter()
+        .flat_map(|action| DOC_TYPES.iter().map(move |doc_type| format!("object.{action}.{doc_type}")));
+    let data = vec![
+        ("call", list(CALL_EVENTS.iter().map(|event| format!("call.{event}.{{CALL_ID}}")).collect())),
+        (
+            "conference",
+            fixed(&["conference.event.{CONFERENCE_ID}.{CALL_ID}", "conference.command.{CONFERENCE_ID}"]),
+        ),
+        ("fax", fixed(&["fax.status.{FAX_ID}", "fax.object.{ACTION}"])),
+        ("object", list(objects.collect())),
+        // Listed without its prefix; asked for like this it is refused.
+        ("presence", fixed(&["dialog.{CALL_ID}", "mwi_updates.{USER}", "update.{CALL_ID}"])),
+    ];
+    success(&node, Json::Object(data.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()))
+}
+
+// What a token may look at
+
+/// The account in the path, if the request's token may see it.
+fn authorized(node: &Node, headers: &HeaderMap, account: &str) -> Result<AccountId, Box<Response>> {
+    let token = headers.get("x-auth-token").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let refused = || {
+        let data = json!({ "message": "invalid credentials" }).into();
+        Box::new(error(node, StatusCode::UNAUTHORIZED, "invalid_credentials", data))
+    };
+    let own = node.authenticate(token).ok_or_else(refused)?;
+    match AccountId::from_str(account) {
+        Ok(account) if node.is_within(&own, &account) => Ok(account),
+        _ => {
+            let data = json!({ "message": "forbidden" }).into();
+            Err(Box::new(error(node, StatusCode::FORBIDDEN, "forbidden", data)))
+        }
+    }
+}
+
+async fn account(State(node): Shared, Path(account): Path<String>, headers: HeaderMap) -> Response {
+    let account = match authorized(&node, &headers, &account) {
+        Ok(account) => account,
+        Err(response) => return *response,
+    };
+    let accounts = node.accounts.lock();
+    let data = accounts.get(&account).map(|spec| {
+        json!({
+            "id": spec.id.as_str(),
+            "name": spec.name,
+            "realm": spec.realm,
+            "enabled": true,
+            "superduper_admin": spec.superduper_admin,
+            "timezone": "UTC",
+            "language": "en-us",
+        })
+    });
+    drop(accounts);
+    success(&node, data.unwrap_or_default().into())
+}
+
+async fn descendants(State(node): Shared, Path(account): Path<String>, headers: HeaderMap) -> Response {
+    let account = match authorized(&node, &headers, &account) {
+        Ok(account) => account,
+        Err(response) => return *response,
+    };
+    let accounts = node.accounts.lock();
+    let data: Vec<_> = accounts
+        .descendants(&account)
+        .into_iter()
+        .map(|(spec, tree)| {
+            let tree: Vec<&str> = tree.iter().map(AccountId::as_str).collect();
+            json!({ "id": spec.id.as_str(), "name": spec.name, "realm": spec.realm, "tree": tree })
+        })
+        .collect();
+    drop(accounts);
+    success(&node, json!(data).into())
+}
+
+async fn channels(State(node): Shared, Path(account): Path<String>, headers: HeaderMap) -> Response {
+    match authorized(&node, &headers, &account) {
+        Ok(account) => success(&node, Json::Array(node.channels_of(&account))),
+        Err(response) => *response,
+    }
+}
+
+// The audit
+
+fn shown(session: &Listed) -> Json {
+    let bindings = session.names.iter().map(|name| Json::from(name.as_str())).collect();
+    let fields: Vec<(&str, Json)> = vec![
+        ("bindings", Json::Array(bindings)),
+        ("websocket_session_id", session.peer.to_string().into()),
+        ("timestamp", Json::Number(gregorian(session.since).into())),
+        ("destination", "nohost".into()),
+        ("source", session.peer.ip().to_string().into()),
+    ];
+    Json::Object(fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+}
+
+async fn sessions(State(node): Shared, Path(account): Path<String>, headers: HeaderMap) -> Response {
+    let account = match authorized(&node, &headers, &account) {
+        Ok(account) => account,
+        Err(response) => return *response,
+    };
+    let own = node.sessions().into_iter().filter(|session| session.account == Some(account));
+    success(&node, Json::Array(own.map(|session| shown(&session)).collect()))
+}
+
+async fn session(
+    State(node): Shared,
+    Path((account, session)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Response {
+    if let Err(response) = authorized(&node, &headers, &account) {
+        return *response;
+    }
+    match node.sessions().iter().find(|open| open.peer.to_string() == session) {
+        Some(open) => success(&node, shown(open)),
+        None => not_found(State(node)).await,
+    }
+}

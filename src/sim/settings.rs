@@ -1,0 +1,90 @@
+//! What a simulator is started with.
+
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+
+use jiff::tz::TimeZone;
+
+use super::{
+    accounts::{AccountSpec, recorded_accounts},
+    bucket::{RateLimit, SharedStopwatch, TokioStopwatch},
+};
+use crate::{
+    binding::Flavour,
+    clock::{SharedClock, SystemClock},
+    random::{SharedRandom, SystemRandom},
+};
+
+/// Everything a simulator is started with. The default has the four accounts of the recordings, listens on free ports of
+/// 127.0.0.1, and has all limits and times as a fresh Kazoo has them.
+#[derive(Clone)]
+pub struct Settings {
+    /// Where Crossbar listens. Port 0 takes a free one.
+    pub crossbar: SocketAddr,
+    /// Where blackhole listens.
+    pub blackhole: SocketAddr,
+    /// Where the control API listens. It has no authentication: keep it on loopback.
+    pub control: SocketAddr,
+    /// The accounts there are.
+    pub accounts: Vec<AccountSpec>,
+    /// Which blackhole it is. Only [`Flavour::K4`] can be simulated so far.
+    pub flavour: Flavour,
+    /// The time of day: months, timestamps, the life of tokens.
+    pub clock: SharedClock,
+    /// The time that rate limits are counted in.
+    pub stopwatch: SharedStopwatch,
+    /// Ids and signatures.
+    pub random: SharedRandom,
+    /// The server's own time zone: it decides which month it is (F34).
+    pub time_zone: TimeZone,
+    /// How long a token of a login is good. Crossbar's default is an hour.
+    pub token_life: Duration,
+    /// Blackhole's bucket for each session (F49).
+    pub rate_limit: RateLimit,
+    /// Blackhole's `max_connections_per_ip`; unset on a fresh Kazoo (F5).
+    pub max_connections_per_ip: Option<u64>,
+    /// A connection that sends no request for so long is closed without a word (F4: 5 s).
+    pub request_timeout: Duration,
+    /// A session whose client sends nothing for so long is closed with 1000 (F8: one hour).
+    pub idle_timeout: Duration,
+    /// A session that takes nothing for so long is dropped, its last frame cut in the middle (F47: 30 s).
+    pub send_timeout: Duration,
+    /// How many exchanges the record keeps; older ones go. 0 keeps none.
+    pub record_limit: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let free = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self {
+            crossbar: free,
+            blackhole: free,
+            control: free,
+            accounts: recorded_accounts(),
+            flavour: Flavour::K4,
+            clock: Arc::new(SystemClock),
+            stopwatch: Arc::new(TokioStopwatch::started()),
+            random: Arc::new(SystemRandom),
+            time_zone: TimeZone::UTC,
+            token_life: Duration::from_secs(3600),
+            rate_limit: RateLimit::default(),
+            max_connections_per_ip: None,
+            request_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(3600),
+            send_timeout: Duration::from_secs(30),
+            record_limit: 200_000,
+        }
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The clocks have nothing to show.
+        f.debug_struct("Settings")
+            .field("crossbar", &self.crossbar)
+            .field("blackhole", &self.blackhole)
+            .field("control", &self.control)
+            .field("accounts", &self.accounts)
+            .field("flavour", &self.flavour)
+            .finish_non_exhaustive()
+    }
+}
