@@ -1,0 +1,71 @@
+//! Drain: every stream is told, and all ends in time.
+
+use std::time::{Duration, Instant};
+
+use hawking::{
+    config,
+    proto::{self, subscribe_response::Kind},
+};
+use tokio::net::TcpStream;
+use tonic::Code;
+
+use super::harness::*;
+
+#[tokio::test]
+async fn streams_are_told_where_to_resume() {
+    let mut server = Direct::start().await;
+    let mut consumers = Vec::new();
+    let mut client = server.client().await;
+    for _ in 0..5 {
+        consumers.push(server.subscribe(request(&["call.*.*"])).await);
+        consumers.push(Consumer::begin(&mut client, request(&["call.CHANNEL_CREATE.*"])).await.unwrap());
+    }
+    server.call("CHANNEL_CREATE", "a");
+    let began = Instant::now();
+    for consumer in &mut consumers {
+        consumer.event().await;
+    }
+    server.drain.cancel();
+    for consumer in &mut consumers {
+        let (messages, status) = consumer.end().await;
+        let Some(Kind::Draining(draining)) = messages.last() else { panic!("{messages:?}") };
+        assert_eq!(draining.reason(), proto::DrainReason::Shutdown);
+        assert!(draining.position.is_some() && draining.deadline.is_some());
+        assert_eq!((status.code(), &*reason(&status)), (Code::Unavailable, "DRAINING"));
+    }
+    server.ended().await;
+    assert!(began.elapsed() < Duration::from_secs(5), "the grace of 10 s was not needed");
+    assert_eq!(server.account.status().subscriptions, 0);
+    assert!(TcpStream::connect(server.addr).await.is_err(), "nobody listens any more");
+}
+
+#[tokio::test]
+async fn idle_connections_do_not_hold_it_up() {
+    let mut server = Direct::start().await;
+    let _silent = TcpStream::connect(server.addr).await.unwrap();
+    let _idle = server.client().await;
+    let began = Instant::now();
+    server.stop().await;
+    assert!(began.elapsed() < Duration::from_secs(5), "the grace of 10 s was not needed");
+}
+
+#[tokio::test]
+async fn who_does_not_read_is_cut_after_the_grace() {
+    let grace = Duration::from_millis(300);
+    let mut server = Direct::with(settings(), config::Hub::default(), grace).await;
+    let mut consumer = server.subscribe(request(&["call.*.*"])).await;
+    // Far more than all windows and buffers between the two.
+    let filler = "x".repeat(1 << 20);
+    for index in 0..30 {
+        let data = format!(r#"{{"call_id":"{index}","filler":"{filler}"}}"#);
+        server.publish(&format!("call.{ACCOUNT}.CHANNEL_CREATE.{index}"), &data);
+    }
+    consumer.event().await;
+    let began = Instant::now();
+    server.stop().await;
+    let took = began.elapsed();
+    assert!(took >= grace, "{took:?}: it would have been told, had it read");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    let (_, status) = consumer.end().await;
+    assert_ne!(status.code(), Code::Ok);
+}
