@@ -20,7 +20,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{binding::OptIn, clock::SharedClock, config, hub::Hub};
 
-pub use services::{NewServicesError, Services};
+pub use services::NewServicesError;
 
 /// What the gRPC server is made of.
 #[derive(Clone)]

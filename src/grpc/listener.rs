@@ -169,6 +169,10 @@ where
                 waiting_for_hello = false;
             }
             () = drain.cancelled(), if !told_to_go => {
+                if read.load(Ordering::Relaxed) < HELLO {
+                    // Nobody to tell yet, and hyper would go on waiting.
+                    return Ok(());
+                }
                 connection.as_mut().graceful_shutdown();
                 told_to_go = true;
             }

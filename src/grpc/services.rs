@@ -44,7 +44,7 @@ pub struct NewServicesError(#[from] tonic_reflection::server::Error);
 
 /// All services of the consumers' listener. Cheap to clone.
 #[derive(Clone)]
-pub struct Services {
+pub(crate) struct Services {
     shared: Arc<Shared>,
     /// Everything but `Subscribe`.
     routes: Routes,
@@ -53,7 +53,7 @@ pub struct Services {
 
 impl Services {
     /// Sets them up.
-    pub async fn new(server: Server) -> Result<Self, NewServicesError> {
+    pub(crate) async fn new(server: Server) -> Result<Self, NewServicesError> {
         let shared = Arc::new(Shared {
             settings: server.settings,
             hub: server.hub,

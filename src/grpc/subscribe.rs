@@ -217,10 +217,115 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use http_body_util::Full;
     use tonic::Code;
 
     use super::*;
+    use crate::{
+        binding::OptIn,
+        clock::SystemClock,
+        config,
+        grpc::{Server, services::Services},
+    };
+
+    async fn services() -> Services {
+        let epoch = || 1;
+        let clock = Arc::new(SystemClock);
+        let settings = config::Hub { confirm_wait: Duration::ZERO, ..config::Hub::default() };
+        let hub = Arc::new(hub::Hub::new(settings, clock.clone(), epoch));
+        let account = ACCOUNT.parse().unwrap();
+        hub.add(account, account, Vec::new());
+        Services::new(Server {
+            settings: config::Grpc::default(),
+            hub,
+            opt_in: OptIn::default(),
+            clock,
+            grace: Duration::from_secs(1),
+        })
+        .await
+        .unwrap()
+    }
+
+    const ACCOUNT: &str = "account0000000000000000000000002";
+
+    fn call(pairs: &[(&'static str, &str)]) -> Request<Full<Bytes>> {
+        let message = proto::SubscribeRequest {
+            account_id: ACCOUNT.into(),
+            bindings: vec!["call.*.*".into()],
+            ..Default::default()
+        };
+        let mut request = Request::post(PATH).body(Full::new(message::frame(&message))).unwrap();
+        *request.headers_mut() = headers(pairs);
+        request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        request
+    }
+
+    /// Before the stream: in the headers of the response, and no body.
+    fn refusal(response: &Response<tonic::body::Body>) -> Code {
+        assert!(http_body::Body::is_end_stream(response.body()));
+        Status::from_header_map(response.headers()).expect("a status").code()
+    }
+
+    #[tokio::test]
+    async fn a_deadline_that_has_passed() {
+        let services = services().await;
+        let response =
+            services.call(CancellationToken::new(), call(&[("grpc-timeout", "0n")])).await.unwrap();
+        assert_eq!(refusal(&response), Code::DeadlineExceeded);
+    }
+
+    #[tokio::test]
+    async fn nothing_begins_while_draining() {
+        let services = services().await;
+        let drain = CancellationToken::new();
+        drain.cancel();
+        let response = services.call(drain, call(&[])).await.unwrap();
+        assert_eq!(refusal(&response), Code::Unavailable);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_send_its_request_is_let_go() {
+        let services = services().await;
+        let (_sender, body) = tokio::sync::mpsc::channel::<Result<http_body::Frame<Bytes>, Status>>(1);
+        let body = http_body_util::StreamBody::new(futures_util::stream::unfold(body, async |mut body| {
+            body.recv().await.map(|frame| (frame, body))
+        }));
+        let request = call(&[]).map(|_| Box::pin(body));
+        let response = services.call(CancellationToken::new(), request).await.unwrap();
+        assert_eq!(refusal(&response), Code::DeadlineExceeded);
+    }
+
+    /// Frames as a connection asks for them: the status comes last, once, and `is_end_stream` only then.
+    #[tokio::test]
+    async fn the_body_ends_with_trailers() {
+        let services = services().await;
+        let drain = CancellationToken::new();
+        let response = services.call(drain.clone(), call(&[])).await.unwrap();
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/grpc");
+        let mut body = response.into_body();
+        let mut kinds = Vec::new();
+        drain.cancel();
+        loop {
+            assert!(!http_body::Body::is_end_stream(&body));
+            let frame = body.frame().await.expect("trailers come first").unwrap();
+            match frame.into_data() {
+                Ok(frames) => {
+                    let message = proto::SubscribeResponse::decode(&frames[5..]).unwrap();
+                    kinds.push(message.kind.unwrap());
+                }
+                Err(frame) => {
+                    let trailers = frame.into_trailers().expect("trailers");
+                    assert_eq!(Status::from_header_map(&trailers).unwrap().code(), Code::Unavailable);
+                    break;
+                }
+            }
+        }
+        assert!(matches!(kinds[..], [Kind::Subscribed(_), Kind::Draining(_)]), "{kinds:?}");
+        assert!(http_body::Body::is_end_stream(&body));
+        assert!(body.frame().await.is_none());
+    }
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         pairs

@@ -41,7 +41,7 @@ async fn an_account_tells_how_it_stands() {
 #[tokio::test]
 async fn accounts_come_in_pages() {
     let server = Direct::start().await;
-    let more: Vec<_> = (10..15).map(|index| format!("account00000000000000000000000{index:03}")).collect();
+    let more: Vec<_> = (10..15).map(|index| format!("account0000000000000000000000{index:03}")).collect();
     for id in &more {
         server.hub.add(account_id(id), account_id(ACCOUNT), Vec::new());
     }
