@@ -206,7 +206,7 @@ impl Account {
                 Appended::Sequence(sequence) => break Some(sequence),
                 Appended::Unwanted => break None,
                 Appended::NeedsFields(back) => {
-                    event = back;
+                    event = *back;
                     fields.parse();
                 }
             }
@@ -236,6 +236,13 @@ impl Account {
     /// of the confirmations in their places.
     pub async fn subscribe(self: &Arc<Self>, spec: SubscribeSpec) -> Result<Subscription, SubscribeError> {
         reader::subscribe(self, spec).await
+    }
+
+    /// How its upstream stands: the state, since when, and where in the log that change stands.
+    pub fn upstream(&self) -> (UpstreamChange, SystemTime, Cursor) {
+        let coverage = self.with_state(|state| Arc::clone(state.log.head()));
+        let upstream = coverage.upstream();
+        (upstream.change.clone(), upstream.since, self.cursor(upstream.position))
     }
 
     /// How it stands.

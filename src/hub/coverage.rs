@@ -74,10 +74,10 @@ impl Holdings {
         match &record.change {
             Change::Upstream(Control::Upstream(_)) => false,
             Change::Upstream(Control::Confirmed { binding }) => {
-                relevant(&binding.pattern()) && self.hold(binding, Held::Active { confirmed: record.time })
+                relevant(binding.pattern()) && self.hold(binding, Held::Active { confirmed: record.time })
             }
             Change::Upstream(Control::Refused { binding, reason }) => {
-                relevant(&binding.pattern())
+                relevant(binding.pattern())
                     && self.hold(binding, Held::Refused { reason: Arc::clone(reason) })
             }
             Change::Upstream(Control::Dropped { binding }) => match self.position(binding) {

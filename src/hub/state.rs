@@ -82,7 +82,7 @@ pub(super) enum Appended {
     /// Nobody wants it.
     Unwanted,
     /// A view's filter looks into the payload: parse it, without the lock, and come again.
-    NeedsFields(IncomingEvent),
+    NeedsFields(Box<IncomingEvent>),
 }
 
 impl State {
@@ -131,7 +131,7 @@ impl State {
         views.retain(|id| filter(id).is_some_and(|filter| filter.passes_envelope(&event)));
         if views.iter().filter_map(filter).any(|filter| filter.reads_payload()) {
             if !fields.is_parsed() {
-                return Appended::NeedsFields(event);
+                return Appended::NeedsFields(Box::new(event));
             }
             views.retain(|id| filter(id).is_some_and(|filter| filter.passes_payload(fields)));
         }

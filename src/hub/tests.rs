@@ -1,6 +1,10 @@
 //! Tests of the hub as its two sides see it: upstream appends, consumers read.
 
+mod gaps;
+mod interest;
 mod live;
+mod properties;
+mod replay;
 
 use std::{
     sync::Arc,
@@ -61,7 +65,6 @@ impl Bench {
         self.account.record(Control::Confirmed { binding: upstream(text) }).0
     }
 
-    #[allow(dead_code)]
     fn lose_all(&self, since: SystemTime) -> u64 {
         let reason = GapReason::UpstreamDisconnected;
         self.account.record(Control::Lost { bindings: LostBindings::All, reason, since }).0
@@ -80,7 +83,6 @@ impl Bench {
         self.account.subscribe(spec(bindings)).await.expect("a subscription")
     }
 
-    #[allow(dead_code)]
     async fn replay(&self, bindings: &[&str], after: u64) -> Subscription {
         let cursor = self.account.cursor(super::Sequence(after));
         let spec = SubscribeSpec { start: Start::After(cursor), ..spec(bindings) };

@@ -1,0 +1,282 @@
+//! Gaps and states of bindings, as a consumer is told of them.
+
+use tokio::time::advance;
+
+use super::*;
+use crate::hub::{BindingState, EndReason, Gap, Sequence, SubscribeError};
+
+fn gaps(seen: &[Seen]) -> Vec<Gap> {
+    let gaps = seen.iter().filter_map(|seen| match seen {
+        Seen::Gap(gap) => Some(gap.clone()),
+        _ => None,
+    });
+    gaps.collect()
+}
+
+fn texts(gap: &Gap) -> Vec<&str> {
+    gap.bindings.iter().map(|text| &**text).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_opens_one_gap_and_closes_it_binding_by_binding() {
+    let bench = Bench::new(settings());
+    bench.confirm("call.CHANNEL_CREATE.*");
+    bench.confirm("object.doc_created.user");
+    let mut reader = bench.subscribe(&["call.CHANNEL_CREATE.*", "object.doc_created.user"]).await;
+    assert_eq!(drain(&mut reader), []);
+
+    let event = bench.call("CHANNEL_CREATE", "a").expect("wanted");
+    let alive = bench.now();
+    advance(Duration::from_secs(20)).await;
+    let lost = bench.lose_all(alive);
+    let down = bench.state(UpstreamState::Down);
+    let seen = drain(&mut reader);
+    let [
+        Seen::Event(_),
+        Seen::Gap(opened),
+        Seen::Upstream(_, at, reports),
+        Seen::Upstream(state, down_at, all),
+    ] = &seen[..]
+    else {
+        panic!("{seen:#?}")
+    };
+    assert_eq!((*at, *down_at, *state), (lost, down, UpstreamState::Down));
+    assert!(reports.iter().chain(all).all(|report| report.state == BindingState::Pending));
+    assert_eq!((reports.len(), all.len()), (2, 2));
+    assert_eq!(
+        *opened,
+        Gap {
+            id: lost,
+            reason: GapReason::UpstreamDisconnected,
+            after: Sequence(event),
+            before: None,
+            start_time: Some(alive),
+            end_time: None,
+            bindings: vec!["call.CHANNEL_CREATE.*".into(), "object.doc_created.user".into()],
+            lost_count: None,
+        }
+    );
+
+    for text in ["object.doc_created.user", "call.CHANNEL_CREATE.*"] {
+        advance(Duration::from_secs(1)).await;
+        let confirmed = bench.confirm(text);
+        let seen = drain(&mut reader);
+        let [Seen::Gap(closed), Seen::Upstream(_, at, reports)] = &seen[..] else { panic!("{seen:#?}") };
+        assert_eq!(
+            (closed.id, closed.after, closed.start_time),
+            (opened.id, opened.after, opened.start_time)
+        );
+        assert_eq!((closed.before, closed.end_time), (Some(Sequence(confirmed)), Some(bench.now())));
+        assert_eq!((texts(closed), *at), (vec![text], confirmed));
+        assert_eq!(reports.len(), 1, "only what changed");
+        assert_eq!((&reports[0].state, reports[0].proven), (&BindingState::Active, Some(bench.now())));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cover_that_moves_to_a_wider_binding_makes_no_gap() {
+    let bench = Bench::new(settings());
+    bench.confirm("call.CHANNEL_CREATE.*");
+    let mut reader = bench.subscribe(&["call.CHANNEL_CREATE.*"]).await;
+    bench.confirm("call.*.*");
+    bench.account.record(Control::Dropped { binding: upstream("call.CHANNEL_CREATE.*") });
+    let seen = drain(&mut reader);
+    assert_eq!(gaps(&seen), []);
+    let Some(Seen::Upstream(_, _, reports)) = seen.last() else { panic!("{seen:?}") };
+    assert_eq!(reports[0].upstream_binding.as_deref(), Some("call.*.*"));
+    // A refresh changes nothing that is told.
+    bench.confirm("call.*.*");
+    assert_eq!(drain(&mut reader), []);
+    // The last one that contains it: a gap.
+    let dropped = bench.account.record(Control::Dropped { binding: upstream("call.*.*") });
+    let told = gaps(&drain(&mut reader));
+    assert_eq!((told[0].id, told[0].reason), (dropped.0, GapReason::BindingPending));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loss_concerns_only_what_was_confirmed_and_what_nothing_else_serves() {
+    let bench = Bench::new(settings());
+    let [create, all, user] = ["call.CHANNEL_CREATE.*", "call.*.*", "object.doc_created.user"];
+    bench.confirm(create);
+    bench.confirm(all);
+    bench.confirm(user);
+    let mut reader = bench.subscribe(&[create, user]).await;
+    let lose = |text| {
+        let bindings = LostBindings::These(vec![upstream(text)]);
+        bench.account.record(Control::Lost { bindings, reason: GapReason::UpstreamLoss, since: day() })
+    };
+    lose(all);
+    lose("object.doc_edited.user");
+    assert_eq!(gaps(&drain(&mut reader)), []);
+    lose(create);
+    assert_eq!(gaps(&drain(&mut reader)).iter().map(texts).collect::<Vec<_>>(), [[create]]);
+    // Lost again: it is open already.
+    lose(create);
+    assert_eq!(gaps(&drain(&mut reader)), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_binding_that_is_pending_at_the_start_opens_a_gap_there() {
+    let bench = Bench::new(settings());
+    bench.confirm("object.doc_created.user");
+    advance(Duration::from_secs(5)).await;
+    let mut reader = bench.subscribe(&["call.*.*", "object.doc_created.user"]).await;
+    let states: Vec<_> = reader.bindings().into_iter().map(|report| report.state).collect();
+    assert_eq!(states, [BindingState::Pending, BindingState::Active]);
+    let opened = gaps(&drain(&mut reader)).remove(0);
+    assert_eq!((opened.reason, opened.after), (GapReason::BindingPending, reader.start_position().sequence));
+    assert_eq!((texts(&opened), opened.start_time), (vec!["call.*.*"], Some(bench.now())));
+    let confirmed = bench.confirm("call.*.*");
+    let closed = gaps(&drain(&mut reader)).remove(0);
+    assert_eq!((closed.id, closed.before), (opened.id, Some(Sequence(confirmed))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_comes_during_an_outage_is_told_of_the_same_gap() {
+    let bench = Bench::new(settings());
+    bench.confirm("call.*.*");
+    let mut there = bench.subscribe(&["call.*.*"]).await;
+    let lost = bench.lose_all(bench.now());
+    bench.state(UpstreamState::Down);
+    let opened = gaps(&drain(&mut there));
+    assert_eq!(opened[0].id, lost);
+    let mut later = bench.subscribe(&["call.*.*"]).await;
+    assert_eq!(gaps(&drain(&mut later)), opened);
+    bench.confirm("call.*.*");
+    assert_eq!(gaps(&drain(&mut later)), gaps(&drain(&mut there)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_bindings_are_told_of_by_their_state() {
+    let bench = Bench::new(settings());
+    bench.confirm("call.*.*");
+    let refuse = || {
+        bench.account.record(Control::Refused { binding: upstream("fax.status.*"), reason: "unknown".into() })
+    };
+    refuse();
+    let mut reader = bench.subscribe(&["call.*.*", "fax.status.*"]).await;
+    assert_eq!(reader.bindings()[1].state, BindingState::Refused("unknown".into()));
+    assert_eq!(drain(&mut reader), []);
+    // Confirmed after all, and refused in the end: then something is missing.
+    bench.confirm("fax.status.*");
+    assert_eq!(gaps(&drain(&mut reader)), []);
+    let refused = refuse();
+    let seen = drain(&mut reader);
+    assert_eq!(gaps(&seen)[0].id, refused.0);
+    assert!(
+        matches!(&seen[1], Seen::Upstream(_, _, reports) if reports[0].state == BindingState::Refused("unknown".into()))
+    );
+
+    let spec = SubscribeSpec { require_all_bindings: true, ..spec(&["call.*.*", "fax.status.*"]) };
+    let error = bench.account.subscribe(spec).await.err();
+    assert!(matches!(error, Some(SubscribeError::BindingsRefused(reports)) if reports.len() == 2));
+    assert_eq!(bench.account.status().subscriptions, 1, "the refused one has left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_live_start_waits_for_its_confirmations_and_begins_behind_them() {
+    let bench = Bench::new(config::Hub { confirm_wait: Duration::from_secs(2), ..settings() });
+    bench.state(UpstreamState::Live);
+    let account = Arc::clone(&bench.account);
+    let waiting = tokio::spawn(async move { account.subscribe(spec(&["call.*.*"])).await });
+    let mut interest = bench.account.interest();
+    interest.wait_for(|interest| interest.bindings.contains(&binding("call.*.*"))).await.expect("an account");
+    advance(Duration::from_secs(1)).await;
+    let confirmed = bench.confirm("call.*.*");
+    let mut reader = waiting.await.expect("a task").expect("a subscription");
+    assert_eq!(reader.start_position().sequence.0, confirmed);
+    assert_eq!(reader.bindings()[0].state, BindingState::Active);
+    assert_eq!(drain(&mut reader), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_wait_is_bounded_and_there_is_none_while_the_upstream_is_down() {
+    let bench = Bench::new(config::Hub { confirm_wait: Duration::from_secs(2), ..settings() });
+    bench.state(UpstreamState::Degraded);
+    let begin = tokio::time::Instant::now();
+    let waited = bench.subscribe(&["call.*.*"]).await;
+    assert_eq!(begin.elapsed().as_secs(), 2);
+    assert_eq!(waited.bindings()[0].state, BindingState::Pending);
+    bench.state(UpstreamState::Down);
+    bench.subscribe(&["call.*.*"]).await;
+    assert_eq!(begin.elapsed().as_secs(), 2);
+}
+
+/// A confirmed `call.*.*` says nothing about events that nobody wanted at the time: they were not kept.
+#[tokio::test(start_paused = true)]
+async fn a_replay_is_told_of_the_stretch_in_which_nobody_wanted_its_events() {
+    let bench = Bench::new(settings());
+    bench.confirm("call.*.*");
+    let _other = bench.subscribe(&["call.CHANNEL_CREATE.*"]).await;
+    let begin = bench.call("CHANNEL_CREATE", "a").expect("wanted");
+    assert_eq!(bench.call("CHANNEL_BRIDGE", "a"), None);
+    let mut reader = bench.replay(&["call.CHANNEL_BRIDGE.*"], begin).await;
+    let told = gaps(&drain(&mut reader));
+    let [opened, closed] = &told[..] else { panic!("{told:#?}") };
+    assert_eq!(
+        (opened.reason, opened.after, opened.before),
+        (GapReason::BindingPending, Sequence(begin), None)
+    );
+    assert_eq!((closed.id, closed.before), (opened.id, Some(Sequence(begin + 1))));
+    assert!(bench.call("CHANNEL_BRIDGE", "b").is_some());
+    assert_eq!(drain_events(&mut reader).len(), 1);
+    // The same bindings again, from behind that: nothing is missing.
+    let mut again = bench.replay(&["call.CHANNEL_BRIDGE.*"], begin + 1).await;
+    assert_eq!(gaps(&drain(&mut again)), []);
+}
+
+fn small_log() -> config::Hub {
+    config::Hub { log_records: 10, ..settings() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_the_log_overtakes_is_disconnected() {
+    let bench = Bench::new(small_log());
+    bench.confirm("call.*.*");
+    let mut reader = bench.subscribe(&["call.*.*"]).await;
+    let first = bench.call("CHANNEL_CREATE", "a").expect("wanted");
+    assert_eq!(drain_events(&mut reader), [first]);
+    for _ in 0..11 {
+        bench.call("CHANNEL_CREATE", "a");
+    }
+    let seen = drain(&mut reader);
+    let last = bench.account.cursor(Sequence(first));
+    assert_eq!(seen, [Seen::End(EndReason::SlowConsumer { last, lag: 11 })]);
+    assert!(reader.next().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn or_skips_with_a_gap_that_counts_what_it_lost() {
+    let bench = Bench::new(small_log());
+    bench.confirm("call.*.*");
+    let spec = SubscribeSpec { overflow_policy: OverflowPolicy::Skip, ..spec(&["call.CHANNEL_CREATE.*"]) };
+    let mut reader = bench.account.subscribe(spec).await.expect("a subscription");
+    let mut all = bench.subscribe(&["call.*.*"]).await;
+    drain(&mut all);
+    let first = bench.call("CHANNEL_CREATE", "a").expect("wanted");
+    assert_eq!(drain_events(&mut reader), [first]);
+    for _ in 0..10 {
+        bench.call("CHANNEL_CREATE", "a");
+        bench.call("CHANNEL_DESTROY", "a");
+    }
+    let seen = drain(&mut reader);
+    let told = gaps(&seen);
+    assert_eq!((told[0].reason, told[0].lost_count), (GapReason::SlowConsumer, Some(5)));
+    assert_eq!((told[0].after, told[0].before), (Sequence(first), Some(Sequence(first + 11))));
+    assert_eq!(seen.iter().filter_map(Seen::sequence).count(), 5);
+}
+
+/// What is evicted and was not the reader's, it does not miss.
+#[tokio::test(start_paused = true)]
+async fn a_quiet_reader_is_not_overtaken_by_the_events_of_others() {
+    let bench = Bench::new(small_log());
+    bench.confirm("call.*.*");
+    let mut reader = bench.subscribe(&["call.CHANNEL_CREATE.*"]).await;
+    let _other = bench.subscribe(&["call.CHANNEL_DESTROY.*"]).await;
+    drain(&mut reader);
+    for _ in 0..50 {
+        bench.call("CHANNEL_DESTROY", "a");
+    }
+    let last = bench.call("CHANNEL_CREATE", "a").expect("wanted");
+    assert_eq!(drain(&mut reader).iter().filter_map(Seen::sequence).collect::<Vec<_>>(), [last]);
+}

@@ -1,0 +1,1 @@
+//! Random histories: what holds whatever happens, in whatever order.
