@@ -1,12 +1,18 @@
 //! The way in: Crossbar, the WebSocket to blackhole, one session, and the loop that keeps one for each account.
 
+mod account;
 mod backoff;
+mod commands;
 pub mod connector;
 pub mod crossbar;
 mod dedupe;
 mod event;
 pub mod frame;
+mod holdings;
+mod intake;
 mod pacing;
+mod session;
+mod throttle;
 mod tls;
 
 use std::sync::Arc;
@@ -17,9 +23,11 @@ use crate::{
     random::{SharedRandom, SystemRandom},
 };
 
+pub use account::run;
 pub use connector::{BoxedIo, Dial, TcpDial};
 pub use crossbar::{ReqwestTransport, Transport, TransportError};
 pub use event::GREGORIAN_OFFSET;
+pub use session::CloseCause;
 pub use tls::TlsSetupError;
 
 /// All that the upstream side takes from the world: a test puts its own in place of any of them.
