@@ -122,7 +122,7 @@ impl Config {
     }
 }
 
-/// All settings as commented TOML, with their defaults. As it stands it sets nothing; each default can be uncommented.
+/// All settings as commented TOML, with their defaults. As it stands it sets nothing; each setting can be uncommented.
 pub fn reference() -> String {
     let mut writer = Writer::reference();
     writer.comment(&[
@@ -136,10 +136,10 @@ pub fn reference() -> String {
         "Any secret can be given in place, or by the path of a file (password_file), or by the name of a variable",
         "(password_env).",
     ]);
-    let mut account = Writer::reference();
+    let mut account = Writer::example();
     write_account(&mut account, &mut Draft::default());
     for line in account.finish().lines() {
-        writer.line(format!("# {line}").trim_end());
+        writer.line(line);
     }
     Config::default().visit_sections(&mut writer);
     writer.finish()

@@ -603,13 +603,22 @@ fn no_secret_is_shown() {
     }
 }
 
-/// `#key = value` with the `#` taken off.
-fn uncomment(text: &str) -> String {
+/// `#key = value` with the `#` taken off, where the key is one of those that are wanted.
+fn uncomment(text: &str, wanted: impl Fn(&str) -> bool) -> String {
     let lines = text.lines().map(|line| match line.strip_prefix('#') {
-        Some(setting) if setting.starts_with(|c: char| c.is_ascii_lowercase()) => setting,
+        Some(setting) if !setting.starts_with(' ') && wanted(setting.split(' ').next().unwrap_or("")) => {
+            setting
+        }
         _ => line,
     });
     lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The reference's part about accounts, and all the rest.
+fn reference_parts() -> (String, String) {
+    let reference = reference();
+    let (accounts, rest) = reference.split_once("\n[upstream]\n").unwrap();
+    (accounts.to_owned(), format!("[upstream]\n{rest}"))
 }
 
 #[test]
@@ -617,8 +626,9 @@ fn the_reference_sets_nothing_and_uncommented_sets_the_defaults() {
     let reference = reference();
     assert_eq!(toml(&reference).unwrap(), Config::default());
 
-    let uncommented = uncomment(&reference);
-    assert_ne!(uncommented, reference);
+    let (_, rest) = reference_parts();
+    let uncommented = uncomment(&rest, |_| true);
+    assert_ne!(uncommented, rest);
     assert_eq!(toml(&uncommented).unwrap(), Config::default(), "{uncommented}");
 
     // Every setting of a section is there to be uncommented, or is shown with an example.
@@ -629,33 +639,40 @@ fn the_reference_sets_nothing_and_uncommented_sets_the_defaults() {
     }
 }
 
+/// With each of the ways to log in, and everything else that an account can have.
 #[test]
-fn the_account_in_the_reference_is_a_valid_one() {
-    let reference = reference();
-    // Without its `# `, and with one of the ways to log in uncommented, which stand as examples.
-    let account: String = reference
+fn the_account_in_the_reference_can_be_uncommented() {
+    let (accounts, _) = reference_parts();
+    let folder = TempDir::new().unwrap();
+    let secret = folder.path().join("secret");
+    fs::write(&secret, "0badc0de").unwrap();
+    let accounts = accounts
         .lines()
-        .skip_while(|line| *line != "# [[accounts]]")
-        .take_while(|line| !line.starts_with('['))
-        .map(|line| line.trim_start_matches("# ").trim_start_matches('#'))
-        .filter(|line| {
-            [
-                "[[accounts]]",
-                "id = ",
-                "username = ",
-                "account_name = ",
-                "hash_method = ",
-                "always_on = []",
-                "crossbar_url = ",
-            ]
-            .iter()
-            .any(|start| line.starts_with(start))
+        .map(|line| match line.split_once(" = \"/run/secrets/") {
+            Some((key, _)) => format!("{key} = {:?}\n", secret.display().to_string()),
+            None => format!("{line}\n"),
         })
-        .map(|line| format!("{line}\n"))
-        .collect();
-    let config = toml(&format!("{account}password = \"{SECRET}\"\n")).expect(&account);
-    assert_eq!(config.accounts.len(), 1);
-    assert_eq!(config.accounts[0].crossbar_url.as_ref().unwrap().as_str(), "http://crossbar:8000/");
+        .collect::<String>();
+
+    let common = ["[[accounts]]", "id", "crossbar_url", "blackhole_url", "always_on"];
+    for (way, is_that) in [
+        (
+            &["username", "password_file", "hash_method", "account_name"][..],
+            (|credentials| matches!(credentials, Credentials::User { .. })) as fn(&Credentials) -> bool,
+        ),
+        (&["credentials_hash_file", "hash_method", "account_realm"], |credentials| {
+            matches!(credentials, Credentials::Hash { .. })
+        }),
+        (&["credentials_hash_file", "phone_number"], |credentials| {
+            matches!(credentials, Credentials::Hash { realm: AccountName::PhoneNumber(_), .. })
+        }),
+        (&["api_key_file"], |credentials| matches!(credentials, Credentials::ApiKey { .. })),
+    ] {
+        let text = uncomment(&accounts, |key| common.contains(&key) || way.contains(&key));
+        let config = toml(&text).unwrap_or_else(|errors| panic!("{errors}\n{text}"));
+        assert!(is_that(&config.accounts[0].credentials), "{way:?}");
+        assert_eq!(config.accounts[0].crossbar_url.as_ref().unwrap().as_str(), "http://crossbar:8000/");
+    }
 }
 
 #[test]

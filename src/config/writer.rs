@@ -17,6 +17,8 @@ const REDACTED: &str = "\"***\"";
 enum Mode {
     /// `#key = default`: to be uncommented where something else is wanted.
     Reference,
+    /// `#key = example`: to be uncommented and filled in.
+    Example,
     /// `key = value`, with the default where it is another.
     Effective,
 }
@@ -34,14 +36,23 @@ pub(super) struct Writer {
 impl Writer {
     /// Writes every setting, commented out.
     pub(super) fn reference() -> Self {
-        Self { mode: Mode::Reference, path: String::new(), defaults: BTreeMap::new(), out: String::new() }
+        Self::new(Mode::Reference)
+    }
+
+    /// Writes every setting, commented out, with an example where there is no default.
+    pub(super) fn example() -> Self {
+        Self::new(Mode::Example)
+    }
+
+    fn new(mode: Mode) -> Self {
+        Self { mode, path: String::new(), defaults: BTreeMap::new(), out: String::new() }
     }
 
     /// Writes every setting with its value; what differs from those that `visit_defaults` visits gets a note.
     pub(super) fn effective(visit_defaults: impl FnOnce(&mut Writer)) -> Self {
-        let mut defaults = Self { mode: Mode::Effective, ..Self::reference() };
+        let mut defaults = Self::new(Mode::Effective);
         visit_defaults(&mut defaults);
-        Self { mode: Mode::Effective, defaults: defaults.defaults, ..Self::reference() }
+        Self { defaults: defaults.defaults, ..Self::new(Mode::Effective) }
     }
 
     /// What was written.
@@ -67,7 +78,8 @@ impl Writer {
         self.path = if outer.is_empty() { key.to_owned() } else { format!("{outer}.{key}") };
         self.line("");
         self.comment(doc);
-        self.line(&header.replace("{}", &self.path));
+        let mark = if self.mode == Mode::Example { "#" } else { "" };
+        self.line(&format!("{mark}{}", header.replace("{}", &self.path)));
         section.visit(self);
         self.path = outer;
     }
@@ -84,19 +96,20 @@ impl Writer {
         self.line("");
         self.comment(doc);
         self.comment(&[&format!("Expects {expected}.")]);
-        match (&shown, self.mode) {
-            (Some(value), Mode::Reference) => self.line(&format!("#{key} = {value}")),
-            (Some(value), Mode::Effective) => {
+        match (&shown, example, self.mode) {
+            (Some(value), _, Mode::Effective) => {
                 if let Some(Some(default)) = self.defaults.get(&path).filter(|default| **default != shown) {
                     let note = format!("Default: {default}");
                     self.comment(&[&note]);
                 }
                 self.line(&format!("{key} = {value}"));
             }
-            (None, _) => match example {
-                Some(example) => self.comment(&["Not set. For example:", &format!("{key} = {example}")]),
-                None => self.comment(&["Not set."]),
-            },
+            (Some(value), ..) => self.line(&format!("#{key} = {value}")),
+            (None, Some(example), Mode::Example) => self.line(&format!("#{key} = {example}")),
+            (None, Some(example), _) => {
+                self.comment(&[&format!("Not set. For example: {key} = {example}")]);
+            }
+            (None, None, _) => self.comment(&["Not set."]),
         }
         self.defaults.entry(path).or_insert(shown);
     }
@@ -108,10 +121,15 @@ impl Visitor for Writer {
     }
 
     fn secret(&mut self, key: &'static str, doc: &[&str], value: &mut Option<SecretString>) {
+        let file = format!("{key}_file");
         let expected = format!(
-            "a text; or {key}_file, the path of a file that holds it; or {key}_env, the name of a variable"
+            "a text; or {file}, the path of a file that holds it; or {key}_env, a variable that does"
         );
-        self.value(key, doc, &expected, value.as_ref().map(|_| REDACTED.to_owned()), None);
+        if value.is_none() && self.mode == Mode::Example {
+            self.value(&file, doc, &expected, None, Some(format!("\"/run/secrets/{key}\"")));
+        } else {
+            self.value(key, doc, &expected, value.as_ref().map(|_| REDACTED.to_owned()), None);
+        }
     }
 
     fn section<S: Settings>(&mut self, key: &'static str, doc: &[&str], value: &mut S) {

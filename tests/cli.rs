@@ -1,0 +1,25 @@
+//! The binary as an operator meets it: what it prints where, and how it exits.
+
+// clippy.toml allows these in test functions alone, not in what they share.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "cli/config.rs"]
+mod config;
+
+use std::{
+    ffi::OsStr,
+    process::{Command, Output},
+};
+
+/// The command line, with no variable of whoever runs the tests.
+fn hawking<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hawking"));
+    command.env_clear().args(arguments);
+    command
+}
+
+/// What a command that ends by itself came to: exit code, standard output, standard error.
+fn run(command: &mut Command) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    (status.code().unwrap(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
