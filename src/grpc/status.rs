@@ -17,9 +17,9 @@ use super::message;
 pub(crate) const DOMAIN: &str = "hawking.v1";
 
 /// Fields named in one status at most.
-const MAX_VIOLATIONS: usize = 16;
+const MAX_VIOLATIONS: usize = 10;
 /// The longest description of a field's fault, in bytes.
-const MAX_DESCRIPTION: usize = 160;
+const MAX_DESCRIPTION: usize = 300;
 /// The longest `grpc-message`, in bytes before percent-encoding.
 const MAX_MESSAGE: usize = 400;
 
@@ -396,7 +396,7 @@ mod tests {
         assert!(status.message().ends_with("(and 1000 more)"), "{}", status.message());
         let details = status.get_error_details();
         let last = details.bad_request().unwrap().field_violations.last().unwrap();
-        assert_eq!(last.description, "985 more fields are at fault");
+        assert_eq!(last.description, "991 more fields are at fault");
     }
 
     #[test]

@@ -95,6 +95,8 @@ where
         Ok((request, subscription))
     };
     let (request, subscription) = match deadline {
+        // Polled before its timer: what is over already would get through.
+        Some(at) if at <= Instant::now() => return Err(status::deadline_exceeded(None)),
         Some(at) => tokio::time::timeout_at(at, begun)
             .await
             .unwrap_or_else(|_| Err(status::deadline_exceeded(None)))?,
