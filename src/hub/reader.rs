@@ -184,7 +184,8 @@ impl Subscription {
         self.membership.account.cursor(self.yielded)
     }
 
-    /// How the bindings stood at the start, in the order of `SubscribeSpec::bindings`.
+    /// How the bindings stood at the start, in the order of `SubscribeSpec::bindings`. For a start in the past `proven` is as
+    /// of the last control record before it, hence rather too early than too late.
     pub fn bindings(&self) -> Vec<BindingReport> {
         self.begin_reports.clone()
     }
