@@ -3,7 +3,7 @@
 //! A TOML or YAML file is overlaid by `HAWKING_*` variables, with `__` between the levels of a key:
 //! `HAWKING_GRPC__LISTEN` is `grpc.listen`. Of a list, `HAWKING_ACCOUNTS__0__PASSWORD` means the first account, and
 //! `HAWKING_ACCOUNTS__<account id>__PASSWORD` the one with this id; either can add an account, so that no file is needed
-//! at all. Durations and sizes are written as people do (`30s`, `64MiB`). A secret is given in place, as `KEY_file` or as
+//! at all. `HAWKING_CONFIG` names the file itself. Durations and sizes are written as people do (`30s`, `64MiB`). A secret is given in place, as `KEY_file` or as
 //! `KEY_env`.
 //!
 //! # Layout
@@ -150,6 +150,11 @@ pub fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)))
 }
 
+/// Whether any of these variables is a setting.
+pub fn is_set_by(env: impl IntoIterator<Item = (String, String)>) -> bool {
+    env.into_iter().any(|(name, text)| tree::setting(&name, &text).is_some())
+}
+
 fn write_account(writer: &mut Writer, draft: &mut Draft) {
     writer.table(
         "accounts",
@@ -181,12 +186,7 @@ fn read_accounts(session: &mut Session<'_>, node: Option<&Node>, upstream: &Upst
     let mut seen = BTreeMap::new();
     for (index, node) in list.iter().enumerate() {
         let path = format!("accounts[{index}]");
-        let Some(account) = account::read(session, &path, node, opt_in) else { continue };
-        if let Some(first) = seen.insert(account.id, index) {
-            let reason = format!("{} is also accounts[{first}]; expected each account once", account.id);
-            session.fail(node.place.clone(), format!("{path}.id"), Problem::Conflict { reason });
-        }
-        accounts.push(account);
+        accounts.extend(account::read(session, &path, node, opt_in, &mut seen));
     }
     accounts
 }

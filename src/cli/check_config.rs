@@ -27,7 +27,7 @@ Exit codes:
 #[command(after_long_help = CHECK_EXAMPLES)]
 pub(super) struct CheckArguments {
     /// The file, TOML or YAML; HAWKING_* environment variables go over it
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE", env = "HAWKING_CONFIG")]
     config: Option<PathBuf>,
 }
 
@@ -42,12 +42,12 @@ Exit codes:
 
 /// Print every setting with its default and what it means
 ///
-/// With --config, what that file and the HAWKING_* environment variables come to. Secrets are not shown.
+/// Where a file or any HAWKING_* environment variable sets something: what they come to. Secrets are not shown.
 #[derive(Debug, Args)]
 #[command(after_long_help = PRINT_EXAMPLES)]
 pub(super) struct PrintArguments {
-    /// Print what this file and the environment come to, instead of the defaults
-    #[arg(long, short, value_name = "FILE")]
+    /// Print what this file and the environment come to
+    #[arg(long, short, value_name = "FILE", env = "HAWKING_CONFIG")]
     config: Option<PathBuf>,
 }
 
@@ -61,11 +61,11 @@ pub(super) fn check(arguments: CheckArguments) -> Result<(), Failure> {
 
 /// Runs `print-config`.
 pub(super) fn print(arguments: PrintArguments) -> Result<(), Failure> {
-    let text = match arguments.config {
-        Some(path) => {
-            Config::load(Some(&path), config::environment()).map_err(Failure::usage)?.redacted_toml()
-        }
-        None => config::reference(),
+    let text = if arguments.config.is_some() || config::is_set_by(config::environment()) {
+        let config = Config::load(arguments.config.as_deref(), config::environment());
+        config.map_err(Failure::usage)?.redacted_toml()
+    } else {
+        config::reference()
     };
     write(&text)
 }

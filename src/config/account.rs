@@ -1,5 +1,7 @@
 //! The accounts that hawking has credentials for, and how it logs in.
 
+use std::collections::BTreeMap;
+
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
@@ -116,7 +118,7 @@ pub(super) struct Draft {
 }
 
 const ID: Optional<Parsed<AccountId>> = Optional(Parsed {
-    expected: "the account's id, 32 letters and digits",
+    expected: "the account's id, 32 letters and digits in quotes",
     example: "00112233445566778899aabbccddeeff",
     parse: |text| text.parse().ok(),
     show: AccountId::to_string,
@@ -225,8 +227,14 @@ impl From<&Account> for Draft {
 }
 
 /// Reads the account at `path`, such as `accounts[0]`. `None` where something is wrong with it, which the session then
-/// knows.
-pub(super) fn read(session: &mut Session<'_>, path: &str, node: &Node, opt_in: &OptIn) -> Option<Account> {
+/// knows. `seen` are the accounts before it, by id.
+pub(super) fn read(
+    session: &mut Session<'_>,
+    path: &str,
+    node: &Node,
+    opt_in: &OptIn,
+    seen: &mut BTreeMap<AccountId, String>,
+) -> Option<Account> {
     let before = session.errors.len();
     let mut account = None;
     Reader::open(session, path, Some(node), |reader| {
@@ -235,6 +243,11 @@ pub(super) fn read(session: &mut Session<'_>, path: &str, node: &Node, opt_in: &
 
         if draft.id.is_none() && !reader.mentions("id") {
             missing(reader, node, "id", &ID.expected());
+        }
+        if let Some(id) = draft.id
+            && let Some(first) = seen.insert(id, path.to_owned())
+        {
+            conflict(reader, node, "id", format!("{id} is also {first}; expected each account once"));
         }
         let credentials = credentials(reader, node, &draft);
         let always_on = bindings(reader, &draft.always_on, opt_in);

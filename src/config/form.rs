@@ -315,7 +315,8 @@ impl Form for Text {
     type Value = String;
 
     fn expected(&self) -> String {
-        self.what.to_owned()
+        // Quotes, because YAML reads 1001 and +15555550100 as numbers.
+        format!("{} in quotes", self.what)
     }
 
     fn parse(&self, node: &Node) -> Result<String, Found> {

@@ -509,6 +509,22 @@ fn mistakes_in_variables_name_the_variable() {
     }
 }
 
+/// What looks like a number is one to YAML, and ids, users and phone numbers do.
+#[test]
+fn what_yaml_takes_for_a_number_is_asked_for_in_quotes() {
+    let text = "accounts:\n- id: 11112222333344445555666677778888\n  username: 1001\n  password: 1234\n  phone_number: +15555550100\n";
+    let errors = Folder::with("hawking.yaml", text).load(&[]).unwrap_err();
+    let lines = lines(&errors);
+    for (key, line) in ["id", "username", "password", "phone_number"].into_iter().zip(&lines) {
+        assert!(
+            line.starts_with(&format!("accounts[0].{key}: found ")) && line.ends_with("in quotes"),
+            "{lines:#?}"
+        );
+    }
+    assert_eq!(lines.len(), 4);
+    assert!(!errors.to_string().contains("1234,"), "{errors}");
+}
+
 #[test]
 fn everything_that_is_wrong_is_reported_at_once() {
     let text = format!(

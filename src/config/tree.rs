@@ -166,10 +166,7 @@ pub(crate) fn overlay(
 ) {
     let mut settings = Vec::new();
     for (name, text) in environment {
-        let Some(rest) = name.strip_prefix(PREFIX) else { continue };
-        if COMMAND_LINE_VARIABLES.contains(&name.as_str()) || text.is_empty() || is_service_link(rest) {
-            continue;
-        }
+        let Some(rest) = setting(name, text) else { continue };
         let path: Vec<String> = rest.split(SEPARATOR).map(str::to_ascii_lowercase).collect();
         settings.push((path, name, text));
     }
@@ -184,6 +181,13 @@ pub(crate) fn overlay(
             errors.push(ConfigError { place, key: path.join("."), problem });
         }
     }
+}
+
+/// What follows the prefix in a variable that is meant as a setting, and is set.
+pub(crate) fn setting<'n>(name: &'n str, text: &str) -> Option<&'n str> {
+    let rest = name.strip_prefix(PREFIX)?;
+    let is_setting = !COMMAND_LINE_VARIABLES.contains(&name) && !text.is_empty() && !is_service_link(rest);
+    is_setting.then_some(rest)
 }
 
 fn set(node: &mut Node, path: &[String], place: &Place, text: &str) -> Result<(), Problem> {

@@ -71,6 +71,7 @@ fn every_mistake_is_reported_and_the_exit_code_is_2() {
         "upstream.crossbar_url: found \"crossbar\", expected a http or https URL",
         "upstream.ping_interval: found \"often\", expected a duration",
         "accounts[0].api_key_file: cannot read /nowhere/key: ",
+        "accounts[1].id: 00112233445566778899aabbccddeeff is also accounts[0]",
         "accounts[1].api_key: ",
     ];
     let file = File::new("hawking.toml", &text);
@@ -129,6 +130,24 @@ fn the_printed_defaults_are_a_configuration() {
     );
     let (code, _, stderr) = file.run("check-config");
     assert_eq!((code, stderr.as_str()), (0, ""));
+}
+
+#[test]
+fn what_variables_alone_come_to_is_printed_too() {
+    let mut command = hawking(["print-config"]);
+    command.env("HAWKING_ACCOUNTS__0__ID", ID).env("HAWKING_ACCOUNTS__0__API_KEY", SECRET);
+    let (code, stdout, stderr) = run(&mut command);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(stdout.contains(&format!("\nid = \"{ID}\"\n")), "{stdout}");
+    assert!(!stdout.contains(SECRET), "{stdout}");
+}
+
+#[test]
+fn a_variable_can_name_the_file() {
+    let file = File::new("hawking.toml", &valid());
+    let (code, stdout, stderr) = run(hawking(["check-config"]).env("HAWKING_CONFIG", &file.path));
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(stdout.contains("1 account"), "{stdout}");
 }
 
 #[test]
