@@ -165,9 +165,11 @@ pub(super) fn run(node: &Node, path: &str, body: &Json) -> Result<Value, Control
         "/app" => match body.str("action") {
             Some("restart_listener_srv") => {
                 node.restart_listener();
-                Ok(json!({ "ok": true, "result": "ok" }))
+                Ok(json!({ "ok": true, "result": "true" }))
             }
-            _ => Err(bad("`action` can be `restart_listener_srv`")),
+            // Harmless: the sessions do not notice (F45).
+            Some("restart_tracking") => Ok(json!({ "ok": true, "result": "true" })),
+            _ => Err(bad("`action` can be `restart_listener_srv` or `restart_tracking`")),
         },
         "/cut" => Ok(json!({ "ok": true, "cut": node.cut(number(body, "connection")?, false) })),
         "/frame" => {

@@ -46,6 +46,8 @@ pub(super) const GREGORIAN_OFFSET: u64 = 62_167_219_200;
 pub struct Event {
     api: Api,
     payload: Object,
+    /// Whether it was built here, so that what it lacks is filled in; what is given whole is published as it is.
+    built: bool,
 }
 
 /// Which of Kazoo's message APIs publishes it: that decides the routing key.
@@ -124,7 +126,7 @@ impl Event {
     fn new(api: Api, headers: Object, fields: Value) -> Self {
         let mut payload = headers;
         payload.extend(object(fields));
-        Self { api, payload }
+        Self { api, payload, built: true }
     }
 
     /// A call event: `name` is one of blackhole's (`CHANNEL_CREATE`, ...) or another that it does not pass on.
@@ -299,7 +301,7 @@ impl Event {
                 }
             }
         };
-        Ok(Self { api, payload: payload.clone() })
+        Ok(Self { api, payload: payload.clone(), built: false })
     }
 
     /// A hook's event, as the control API's `/hook` is given it: past the broker, under the key of a call event.
@@ -346,15 +348,16 @@ impl Event {
         let encoded = |key: &str| need(key).map(|text| encoding::encode(text).into_owned());
 
         let mut fields = self.payload.clone();
+        let lacks = |fields: &Object, key: &str| !fields.iter().any(|(name, _)| name == key);
+        if !matches!(self.api, Api::Direct { .. }) && lacks(&fields, "Msg-ID") {
+            fields.push(("Msg-ID".to_owned(), moment.message_id.into()));
+        }
         let mut fill = |key: &str, value: Json| {
-            if !fields.iter().any(|(name, _)| name == key) {
+            if self.built && lacks(&fields, key) {
                 fields.push((key.to_owned(), value));
             }
         };
         let now = Json::Number(moment.now.into());
-        if !matches!(self.api, Api::Direct { .. }) {
-            fill("Msg-ID", moment.message_id.into());
-        }
 
         let (route, routing_key) = match &self.api {
             Api::Direct { routing_key } => (Route::Direct, routing_key.clone()),
