@@ -200,7 +200,7 @@ impl Simulator {
     }
 
     /// Every connection, and each frame received and sent, in order; the oldest gone if there were more than
-    /// [`Settings::record_limit`].
+    /// [`Settings::record_limit`] and [`Settings::record_bytes`].
     pub fn record(&self) -> Vec<Exchange> {
         self.inner.node.record.exchanges()
     }

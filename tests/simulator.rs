@@ -12,4 +12,5 @@ mod simulator {
 
     mod conformance;
     mod handles;
+    mod protocol;
 }

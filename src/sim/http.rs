@@ -6,7 +6,7 @@ use axum::Router;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use tokio::{net::TcpListener, time::timeout};
 
-use super::node::Node;
+use super::{node::Node, upgrade::PAUSE};
 
 /// How long a request under way is waited for when the simulator stops.
 const GRACE: Duration = Duration::from_millis(500);
@@ -33,7 +33,9 @@ pub(super) async fn accept(node: Arc<Node>, listener: TcpListener, router: Route
                         }
                     });
                 }
-                Err(_) => tokio::task::yield_now().await,
+                // The client has gone, or there are no file descriptors left: neither ends the listener, and a pause keeps the
+                // latter from turning into a busy loop.
+                Err(_) => tokio::time::sleep(PAUSE).await,
             },
         }
     }

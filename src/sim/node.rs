@@ -71,7 +71,7 @@ impl Node {
     pub fn new(settings: Settings) -> Self {
         Self {
             accounts: Mutex::new(Accounts::new(settings.accounts.clone())),
-            record: Record::new(settings.record_limit),
+            record: Record::new(settings.record_limit, settings.record_bytes),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             broker: Mutex::default(),

@@ -83,18 +83,21 @@ pub enum Ending {
 /// The record of a simulator.
 pub(super) struct Record {
     limit: usize,
+    byte_limit: usize,
     kept: Mutex<Kept>,
 }
 
 #[derive(Default)]
 struct Kept {
     next: u64,
+    bytes: usize,
     exchanges: VecDeque<Exchange>,
 }
 
 impl Record {
-    pub fn new(limit: usize) -> Self {
-        Self { limit, kept: Mutex::default() }
+    /// A record of at most so many exchanges, and so many bytes of frames.
+    pub fn new(limit: usize, byte_limit: usize) -> Self {
+        Self { limit, byte_limit, kept: Mutex::default() }
     }
 
     pub fn add(&self, at: SystemTime, connection: u64, what: Happening) {
@@ -104,13 +107,50 @@ impl Record {
         let mut kept = self.kept.lock();
         let number = kept.next;
         kept.next += 1;
-        if kept.exchanges.len() == self.limit {
-            kept.exchanges.pop_front();
-        }
+        kept.bytes += what.bytes();
         kept.exchanges.push_back(Exchange { number, at, connection, what });
+        while kept.exchanges.len() > self.limit || kept.bytes > self.byte_limit {
+            let Some(oldest) = kept.exchanges.pop_front() else { break };
+            kept.bytes -= oldest.what.bytes();
+        }
     }
 
     pub fn exchanges(&self) -> Vec<Exchange> {
         self.kept.lock().exchanges.iter().cloned().collect()
+    }
+}
+
+impl Happening {
+    fn bytes(&self) -> usize {
+        match self {
+            Happening::Received(frame) | Happening::Sent(frame) => match frame {
+                Frame::Text(text) => text.len(),
+                Frame::Binary(bytes) | Frame::Ping(bytes) | Frame::Pong(bytes) => bytes.len(),
+                Frame::Close(_) => 0,
+            },
+            _ => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_go_first_by_count_and_by_bytes() {
+        let record = Record::new(3, 10);
+        let add = |text: &str| {
+            record.add(SystemTime::UNIX_EPOCH, 1, Happening::Sent(Frame::Text(text.into())));
+            record.exchanges().iter().map(|exchange| exchange.number).collect::<Vec<_>>()
+        };
+        add("a");
+        add("b");
+        assert_eq!(add("c"), [0, 1, 2]);
+        assert_eq!(add("d"), [1, 2, 3]);
+        assert_eq!(add("12345678"), [2, 3, 4]);
+        assert_eq!(add("fg"), [4, 5]);
+        assert_eq!(add("more than all of them"), [0u64; 0]);
+        assert_eq!(add("e"), [7]);
     }
 }

@@ -50,6 +50,8 @@ pub struct Settings {
     pub send_timeout: Duration,
     /// How many exchanges the record keeps; older ones go. 0 keeps none.
     pub record_limit: usize,
+    /// How many bytes of frames the record keeps; older exchanges go.
+    pub record_bytes: usize,
 }
 
 impl Default for Settings {
@@ -71,7 +73,8 @@ impl Default for Settings {
             request_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(3600),
             send_timeout: Duration::from_secs(30),
-            record_limit: 200_000,
+            record_limit: 100_000,
+            record_bytes: 64 << 20,
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Written on the raw connection, because its answers differ from what a web framework would say: a sub-protocol is refused,
 //! an old version is taken, and most refusals leave the connection open for the next request.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use tokio::{
@@ -14,6 +14,9 @@ use tokio::{
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::{node::Node, record::Happening, session};
+
+/// The pause of a listener that could not accept.
+pub(super) const PAUSE: Duration = Duration::from_millis(20);
 
 /// The longest head of a request.
 const MAX_HEAD: usize = 64 << 10;
@@ -28,8 +31,9 @@ pub(super) async fn accept(node: Arc<Node>, listener: TcpListener) {
                     let connection = node.next_connection();
                     node.tasks.spawn(serve(Arc::clone(&node), connection, stream, peer));
                 }
-                // Out of file descriptors, or the client has gone: neither ends the listener.
-                Err(_) => tokio::task::yield_now().await,
+                // The client has gone, or there are no file descriptors left: neither ends the listener, and a pause keeps the
+                // latter from turning into a busy loop.
+                Err(_) => tokio::time::sleep(PAUSE).await,
             },
         }
     }

@@ -28,7 +28,7 @@ const RECORDED_AT: Duration = Duration::from_secs(1_795_486_800);
 const QUIET: Duration = Duration::from_millis(100);
 
 /// What a silent connection is given in R26 (see `deviations.rs`).
-const REQUEST_TIMEOUT: Duration = Duration::from_millis(400);
+const REQUEST_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// Plays the lines. What differs comes back, with the numbers of the lines.
 pub async fn play(lines: &[Line]) -> Result<(), Vec<String>> {

@@ -113,14 +113,16 @@ impl Socket {
     }
 }
 
-/// Sends bytes on a connection of their own. Returns what is answered, and whether the connection is still open after
-/// `quiet`.
+/// Sends bytes on a connection of their own. Returns what is answered, and whether the connection is then still open: after
+/// an answer that announces the end, the end is waited for; after another one, `quiet`.
 pub async fn raw(to: SocketAddr, bytes: &[u8], quiet: Duration) -> (String, bool) {
     let mut stream = TcpStream::connect(to).await.unwrap();
     stream.write_all(bytes).await.unwrap();
     let mut answer = Vec::new();
-    let patience = if bytes.is_empty() { PATIENCE } else { quiet };
     loop {
+        let whole = answer.ends_with(b"\r\n\r\n");
+        let closing = String::from_utf8_lossy(&answer).contains("connection: close");
+        let patience = if whole && !closing { quiet } else { PATIENCE };
         match timeout(patience, stream.read_buf(&mut answer)).await {
             Ok(Ok(0)) => return (String::from_utf8(answer).unwrap(), false),
             Ok(Ok(_)) => {}
