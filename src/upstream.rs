@@ -12,6 +12,8 @@ mod holdings;
 mod intake;
 mod pacing;
 mod session;
+#[cfg(test)]
+mod tests;
 mod throttle;
 mod tls;
 

@@ -63,7 +63,7 @@ impl Failure {
 }
 
 /// What is known between two sessions.
-struct Keeper<'a> {
+pub(super) struct Keeper<'a> {
     settings: &'a config::Upstream,
     account: config::Account,
     seams: Seams,
@@ -84,7 +84,7 @@ struct Keeper<'a> {
 }
 
 impl<'a> Keeper<'a> {
-    fn new(
+    pub(super) fn new(
         settings: &'a config::Upstream,
         account: config::Account,
         log: Arc<dyn Log>,
@@ -115,7 +115,11 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    async fn run(mut self, mut interest: watch::Receiver<Arc<Interest>>, stop: &CancellationToken) {
+    pub(super) async fn run(
+        mut self,
+        mut interest: watch::Receiver<Arc<Interest>>,
+        stop: &CancellationToken,
+    ) {
         self.say(UpstreamState::Connecting, "logging in".into());
         loop {
             let opened = tokio::select! {

@@ -295,7 +295,8 @@ impl<'a> Session<'a> {
         };
         self.context.intake.say(UpstreamChange {
             state,
-            flavour: self.flavour,
+            // Found out on the way, it is told with the next state.
+            flavour: if state == UpstreamState::Connecting { self.context.flavour } else { self.flavour },
             last_life: Some(self.last_life),
             detail: detail.into(),
         });
