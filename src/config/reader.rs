@@ -113,18 +113,29 @@ impl<'s, 'a> Reader<'s, 'a> {
         let Some(table) = self.table else { return };
         for (key, node) in table.iter().filter(|(key, _)| !self.known.contains(*key)) {
             let path = self.key(key);
-            let hint = match nearest(key, &self.known) {
-                Some(known) => format!("did you mean `{known}`?"),
-                None => {
-                    let known: Vec<&str> = self.known.iter().map(String::as_str).collect();
-                    format!("there are {}", known.join(", "))
-                }
-            };
+            let hint = self.hint(key);
             // A section that came from variables alone is the fault of each of them.
             for place in places(node) {
                 self.session.fail(place, path.clone(), Problem::UnknownKey { hint: hint.clone() });
             }
         }
+    }
+
+    /// What was probably meant by an unknown key.
+    fn hint(&self, key: &str) -> String {
+        if let Some(known) = nearest(key, &self.known) {
+            return format!("did you mean `{known}`?");
+        }
+        let section =
+            |known: &&String| key.strip_prefix(known.as_str()).is_some_and(|rest| rest.starts_with('_'));
+        if let Some(known) = self.known.iter().find(section) {
+            let rest = &key[known.len() + 1..];
+            return format!(
+                "did you mean `{known}.{rest}`? In a variable two underscores stand between levels"
+            );
+        }
+        let known: Vec<&str> = self.known.iter().map(String::as_str).collect();
+        format!("there are {}", known.join(", "))
     }
 
     /// Reads a secret in one of its three spellings.
