@@ -3,17 +3,69 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use tracing::{info, warn};
 
-use super::Failure;
+use super::{Failure, check_config};
+use crate::{ops::shutdown::Signals, telemetry, upstream::Seams};
+
+mod gateway;
+
+pub use gateway::{Gateway, StartError};
+
+const LONG_ABOUT: &str = "\
+Holds one session to blackhole for each configured account and serves its events as gRPC.
+
+It runs until SIGTERM or SIGINT (Ctrl-C). Then it tells every stream that it is draining, ends them, and exits with 0 \
+within `shutdown.grace`. A second signal ends it at once, with 1.
+
+The upstream need not be there at the start, nor stay: hawking tries for ever, and consumers are told how it stands.";
+
+const EXAMPLES: &str = "\
+Examples:
+  hawking print-config > hawking.toml      all settings with their defaults, to edit
+  hawking check-config --config hawking.toml
+  hawking serve --config hawking.toml
+  HAWKING_TELEMETRY__LOG_FILTER=info,hawking=debug hawking serve --config hawking.toml
+
+Exit codes:
+  0  ended in good order by SIGTERM or SIGINT
+  1  it failed: the address is taken, or a second signal cut the drain short
+  2  the configuration is wrong; each error is printed";
 
 /// Run the gateway
 #[derive(Debug, Args)]
+#[command(long_about = LONG_ABOUT, after_long_help = EXAMPLES)]
 pub(super) struct Arguments {
     /// The configuration, TOML or YAML; HAWKING_* environment variables go over it
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE", env = "HAWKING_CONFIG")]
     config: Option<PathBuf>,
 }
 
+/// Runs the command.
 pub(super) async fn command(arguments: Arguments) -> Result<(), Failure> {
-    Err(Failure::runtime(format_args!("not there yet: {:?}", arguments.config)))
+    let config = check_config::load(arguments.config)?;
+    let _logging = telemetry::logging::init(&config.telemetry).map_err(Failure::usage)?;
+    // Before anything is started, so that a signal during the start is heeded too.
+    let mut signals = Signals::catch().map_err(Failure::runtime)?;
+
+    let seams = Seams::system(&config.upstream).map_err(Failure::usage)?;
+    info!(version = env!("CARGO_PKG_VERSION"), accounts = config.accounts.len(), "starting");
+    let mut gateway = Gateway::start(config, seams).await.map_err(Failure::runtime)?;
+    info!(address = %gateway.grpc_addr(), "serving gRPC");
+
+    let signal = tokio::select! {
+        signal = signals.next() => signal,
+        () = gateway.failed() => return Err(Failure::runtime("the gRPC server ended by itself; see the log")),
+    };
+    info!(%signal, "draining; another signal ends it at once");
+    tokio::select! {
+        () = gateway.stop() => {
+            info!("ended in good order");
+            Ok(())
+        }
+        signal = signals.next() => {
+            warn!(%signal, "ending at once: streams are cut off");
+            Err(Failure::runtime("a second signal cut the drain short"))
+        }
+    }
 }

@@ -11,7 +11,11 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
+use super::{AccountSpec, Simulator};
 use crate::random::{self, SharedRandom};
 
 mod call;
@@ -27,6 +31,38 @@ pub struct Tenant {
     pub name: String,
     /// Its realm: presence events name an account by it alone.
     pub realm: String,
+}
+
+impl From<&AccountSpec> for Tenant {
+    fn from(account: &AccountSpec) -> Self {
+        Self { account_id: account.id.to_string(), name: account.name.clone(), realm: account.realm.clone() }
+    }
+}
+
+/// Publishes traffic on the simulator as time passes, until `stop`: `rate` new calls a second, over all tenants together.
+/// A rate of 0, or no tenants, publishes nothing.
+pub async fn generate(
+    simulator: Simulator,
+    tenants: Vec<Tenant>,
+    rate: f64,
+    random: SharedRandom,
+    stop: CancellationToken,
+) {
+    if rate <= 0.0 || tenants.is_empty() {
+        return stop.cancelled().await;
+    }
+    let start = Instant::now();
+    for (at, publication) in Traffic::new(tenants, rate, random, SystemTime::now()) {
+        tokio::select! {
+            // After a pause of this machine the events that are due come at once: no call loses its end.
+            () = sleep_until(start + at) => {}
+            () = stop.cancelled() => return,
+        }
+        if let Err(error) = simulator.control("/publish", publication) {
+            // A defect of this generator: the simulator refuses what it does not know.
+            warn!(%error, "the simulator refuses an event of the traffic");
+        }
+    }
 }
 
 /// What is published when: in virtual time from the start of the traffic, in order.

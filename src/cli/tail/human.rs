@@ -28,7 +28,7 @@ impl Lines {
     }
 
     /// The line, without its end.
-    pub(crate) fn line(&mut self, message: &SubscribeResponse) -> String {
+    pub(crate) fn line(&self, message: &SubscribeResponse) -> String {
         match &message.kind {
             Some(Kind::Subscribed(subscribed)) => self.subscribed(subscribed),
             Some(Kind::Event(event)) => self.event(event),
@@ -53,7 +53,8 @@ impl Lines {
         let time = self.time(event.receive_time.as_ref());
         let mut line = format!("{dim}{time}{reset}  {colour}{:<15}{reset}  ", event.name);
         let id = if event.call_id.is_empty() { text(&payload, "id") } else { &event.call_id };
-        let _ = write!(line, "{id:<36}  ");
+        // The longest ids that are usual: a UUID, `@` and an IPv4 address.
+        let _ = write!(line, "{id:<47}  ");
         line.push_str(&match event.category() {
             EventCategory::Call => call(&payload),
             EventCategory::Conference => conference(&payload),
@@ -238,10 +239,6 @@ fn call(payload: &Value) -> String {
     if let Some(seconds) = number(payload, "billing_seconds") {
         let _ = write!(line, "  {seconds} s talk");
     }
-    let other = text(payload, "other_leg_call_id");
-    if !other.is_empty() && text(payload, "event_name") == "CHANNEL_BRIDGE" {
-        let _ = write!(line, "  with {other}");
-    }
     line
 }
 
@@ -303,7 +300,7 @@ mod tests {
         };
         assert_eq!(
             line(Kind::Event(event)),
-            "00:00:00.120  CHANNEL_DESTROY  3c5f.a@192.0.2.10                     \
+            "00:00:00.120  CHANNEL_DESTROY  3c5f.a@192.0.2.10                                \
              in   Ada <1001> -> +15550100  NORMAL_CLEARING  31 s talk"
         );
     }

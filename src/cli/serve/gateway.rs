@@ -1,0 +1,177 @@
+//! The parts, wired together: hub, one upstream task for each account, the gRPC server.
+
+use std::{any::Any, io, net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
+use tokio::{net::TcpListener, task::JoinSet, time::timeout};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tracing::{error, warn};
+
+use crate::{
+    binding::AccountId,
+    config::{self, Config},
+    grpc,
+    hub::{Control, GapReason, Hub, LostBindings, UpstreamChange, UpstreamState},
+    upstream::{self, Seams},
+};
+
+/// The first delay before the task of an account is started again after a panic; doubled each time.
+const RESTART_FIRST: Duration = Duration::from_secs(1);
+const RESTART_LAST: Duration = Duration::from_secs(60);
+const GRACE_MARGIN: Duration = Duration::from_secs(1);
+/// What the tasks of the upstream get to close their sessions, after the streams have ended.
+const UPSTREAM_GRACE: Duration = Duration::from_secs(3);
+
+/// A running gateway. It owns all of its tasks: dropping it ends them at once, [`Gateway::stop`] in good order.
+pub struct Gateway {
+    grpc_addr: SocketAddr,
+    hub: Arc<Hub>,
+    grpc: AbortOnDropHandle<Result<(), grpc::NewServicesError>>,
+    accounts: JoinSet<()>,
+    drain: CancellationToken,
+    stop: CancellationToken,
+    grace: Duration,
+}
+
+/// Why a gateway could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address for gRPC cannot be had.
+    #[error("cannot listen on {address} (grpc.listen): {source}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Gateway {
+    /// Starts everything. The upstream need not be there: it is tried for ever.
+    ///
+    /// # Errors
+    ///
+    /// When the address for gRPC cannot be had; then nothing was started.
+    pub async fn start(config: Config, seams: Seams) -> Result<Self, StartError> {
+        let address = config.grpc.listen;
+        let listen = |source| StartError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(listen)?;
+        let grpc_addr = listener.local_addr().map_err(listen)?;
+
+        let random = seams.random.clone();
+        let hub = Arc::new(Hub::new(config.hub, seams.clock.clone(), move || random.next_u64()));
+        let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
+
+        let mut accounts = JoinSet::new();
+        let upstream = Arc::new(config.upstream);
+        for account in config.accounts {
+            // Here already, so that a consumer who comes before the task's first turn is not told NOT_FOUND.
+            hub.add(account.id, account.id, account.always_on.clone());
+            accounts.spawn(keep_account(upstream.clone(), account, hub.clone(), seams.clone(), stop.clone()));
+        }
+
+        let server = grpc::Server {
+            settings: config.grpc,
+            hub: hub.clone(),
+            opt_in: upstream.opt_in.clone(),
+            clock: seams.clock,
+            grace: config.shutdown.grace,
+        };
+        let grpc = tokio::spawn(server.serve(listener, drain.clone()));
+        let grace = config.shutdown.grace;
+        Ok(Self { grpc_addr, hub, grpc: AbortOnDropHandle::new(grpc), accounts, drain, stop, grace })
+    }
+
+    /// Where gRPC is served: the real port, also where port 0 was configured.
+    pub fn grpc_addr(&self) -> SocketAddr {
+        self.grpc_addr
+    }
+
+    /// The hub.
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+
+    /// Completes if the gRPC server ends although nobody asked it to: a defect. Otherwise never.
+    pub async fn failed(&mut self) {
+        match (&mut self.grpc).await {
+            Ok(Ok(())) => error!("the gRPC server ended"),
+            Ok(Err(error)) => error!(%error, "the gRPC server cannot be set up"),
+            Err(error) => error!(%error, "the gRPC server panicked"),
+        }
+    }
+
+    /// Ends everything in good order: the streams are told and ended first, then the sessions are closed. Takes the
+    /// configured grace at most, and a little for the sessions; what has not ended by then is cut off.
+    pub async fn stop(self) {
+        let Self { grpc, mut accounts, drain, stop, grace, .. } = self;
+        drain.cancel();
+        // The server keeps the grace itself; this is for the case that it does not.
+        if timeout(grace + GRACE_MARGIN, grpc).await.is_err() {
+            warn!(?grace, "streams did not end within the grace and are cut off");
+        }
+        stop.cancel();
+        let all_ended = async { while accounts.join_next().await.is_some() {} };
+        if timeout(UPSTREAM_GRACE, all_ended).await.is_err() {
+            warn!("sessions to the upstream did not close and are cut off");
+        }
+    }
+}
+
+/// Keeps the task of an account going. A panic in it is a defect, and must neither take the other accounts down nor be
+/// kept from this one's consumers.
+async fn keep_account(
+    settings: Arc<config::Upstream>,
+    account: config::Account,
+    hub: Arc<Hub>,
+    seams: Seams,
+    stop: CancellationToken,
+) {
+    let id = account.id;
+    let mut delay = RESTART_FIRST;
+    loop {
+        let run = upstream::run(settings.clone(), account.clone(), hub.clone(), seams.clone(), stop.clone());
+        // Unwind safe: what the task shared with others is the hub alone, which is told below that the session is lost.
+        let result = AssertUnwindSafe(run).catch_unwind().await;
+        if stop.is_cancelled() {
+            return;
+        }
+        let cause = match &result {
+            Ok(()) => "it returned",
+            Err(panic) => message(panic.as_ref()),
+        };
+        error!(account = %id, cause, ?delay, "the task of an account ended, which is a defect; it is started again");
+        report_lost(&hub, id);
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            () = stop.cancelled() => return,
+        }
+        delay = (delay * 2).min(RESTART_LAST);
+    }
+}
+
+/// The session went with its task: without this, consumers would take the silence for quiet.
+fn report_lost(hub: &Hub, id: AccountId) {
+    let Some(account) = hub.get(&id) else { return };
+    let status = account.status();
+    let last_life = status.upstream.last_life;
+    account.record(Control::Lost {
+        bindings: LostBindings::All,
+        reason: GapReason::UpstreamDisconnected,
+        since: last_life.unwrap_or(status.since),
+    });
+    account.record(Control::Upstream(UpstreamChange {
+        state: UpstreamState::Down,
+        flavour: status.upstream.flavour,
+        last_life,
+        detail: "an internal error; the session is opened again".into(),
+    }));
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(text), _) => text,
+        (_, Some(text)) => text,
+        _ => "no message",
+    }
+}
