@@ -180,7 +180,14 @@ pub(crate) async fn run<S: Io>(
             () = &mut stopped => break CloseCause::Asked,
             kind = &mut writer, if session.write_failed.is_none() => session.write_failed(kind, Instant::now()),
             Ok(()) = wanted.changed() => session.want(&wanted.borrow_and_update().clone()),
-            () = &mut timer => if let Some(cause) = session.tick(Instant::now()) { break cause },
+            () = &mut timer => match session.tick(Instant::now()) {
+                // It may be this process that was not there (a paused machine): what waits in the socket is life too.
+                Some(CloseCause::Silent) if let Some(message) = stream.next().now_or_never() => {
+                    if let Some(cause) = session.receive(message) { break cause }
+                }
+                Some(cause) => break cause,
+                None => {}
+            },
             message = stream.next() => {
                 let mut cause = session.receive(message);
                 for _ in 1..BATCH {
@@ -259,7 +266,11 @@ impl<'a> Session<'a> {
         let flavour = self.flavour.unwrap_or(Flavour::K4);
         let targets = |(account, interest): (&AccountId, &Arc<Interest>)| {
             let account = *account;
-            let bindings = cover(&interest.bindings, flavour);
+            let mut bindings = cover(&interest.bindings, flavour);
+            // What this flavour has no events of is asked for as the one asks that has them: upstream's own refusal is
+            // better than ours, and the flavour may not be known yet.
+            let foreign = interest.bindings.iter().filter(|binding| !flavour.has(binding.kind()));
+            bindings.extend(cover(foreign, Flavour::K5));
             bindings.into_iter().map(move |binding| Target { account, binding })
         };
         let targets: BTreeSet<Target> = self.wanted.iter().flat_map(targets).collect();

@@ -4,6 +4,7 @@
 mod ending;
 mod failing;
 mod holding;
+mod recordings;
 mod simulator;
 
 use std::{

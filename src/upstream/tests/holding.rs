@@ -194,6 +194,17 @@ async fn events_are_read_although_upstream_reads_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_flavour_does_not_have_is_refused_by_upstream_itself() {
+    let mut bench = Bench::start(&["stream.start.x"]);
+    let mut peer = bench.accept().await;
+    let (id, binding) = peer.command().await;
+    assert_eq!(binding, "stream.start.*");
+    peer.error(&id, "no available subscriptions to requested binding").await;
+    bench.settle().await;
+    assert_eq!(bench.story()[2..], ["!stream.start.*", "Degraded"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn kazoo_5_is_recognised_and_its_cover_bound() {
     let mut bench = Bench::start(&["conference.event.*.*", "call.*.*"]);
     let mut peer = bench.accept().await;
