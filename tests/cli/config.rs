@@ -164,3 +164,17 @@ fn what_is_in_force_is_printed_without_secrets() {
     }
     assert!(!stdout.contains(SECRET), "{stdout}");
 }
+
+/// The example in the README, with the one file that it names.
+#[test]
+fn the_readme_shows_a_valid_configuration() {
+    let readme = include_str!("../../README.md");
+    let (_, rest) = readme.split_once("```toml\n# hawking.toml\n").unwrap();
+    let (example, _) = rest.split_once("```").unwrap();
+
+    let secret = File::new("kazoo-api-key", SECRET);
+    let text = example.replace("/run/secrets/kazoo-api-key", &secret.path.display().to_string());
+    assert_ne!(text, example);
+    let (code, _, stderr) = File::new("hawking.toml", &text).run("check-config");
+    assert_eq!((code, stderr.as_str()), (0, ""));
+}
