@@ -75,7 +75,7 @@ fn every_mistake_is_reported_and_the_exit_code_is_2() {
         "accounts[1].api_key: ",
     ];
     let file = File::new("hawking.toml", &text);
-    for command in ["check-config", "print-config"] {
+    for command in ["check-config", "print-config", "serve"] {
         let (code, stdout, stderr) = file.run(command);
         assert_eq!((code, stdout.as_str()), (2, ""), "{command}: {stderr}");
         for part in expected {
