@@ -53,7 +53,8 @@ struct PipeDial {
 impl Dial for PipeDial {
     fn dial<'a>(&'a self, _: &'a str, _: u16) -> BoxFuture<'a, io::Result<BoxedIo>> {
         Box::pin(async move {
-            let (ours, theirs) = tokio::io::duplex(16 << 10);
+            // Hardly room for one command: a peer that does not read is noticed at once.
+            let (ours, theirs) = tokio::io::duplex(256);
             self.ends.send(theirs).unwrap();
             if self.refusing.load(Ordering::Relaxed) {
                 return Err(io::ErrorKind::ConnectionRefused.into());
