@@ -1,4 +1,16 @@
 //! The way in: Crossbar, the WebSocket to blackhole, one session, and the loop that keeps one for each account.
+//!
+//! # Layout
+//!
+//! - `account` is the loop: log in ([`crossbar`]), connect ([`connector`]), run a session, wait (`backoff`), again.
+//! - `session` is one WebSocket from its first command to its [`CloseCause`]. Its rules are apart from its waiting:
+//!   `commands` (what is sent and when, by `pacing`; what a reply means) and `holdings` (what it should hold and holds).
+//! - [`frame`] is what goes over the wire, `event` makes of it what the hub keeps.
+//! - `intake` is where sessions hand over events and control records, in the order in which they come: it attributes them to
+//!   an account and drops what came before (`dedupe`). Two sessions of one account would share it.
+//!
+//! Nothing in here waits for a consumer, and there is no unsubscribe: on an upstream that counts references across sessions
+//! it would silence others (F37).
 
 mod account;
 mod backoff;

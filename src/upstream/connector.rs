@@ -24,6 +24,10 @@ use super::tls::{self, TlsSetupError};
 /// session holds and reached 128 MB with 3,000 call ids (F25), which the cover never asks for.
 pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
+/// The longest that one of several addresses of a host may take, so that a dead one does not use up all of
+/// `connect_timeout`.
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// A two-way stream of bytes.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -51,9 +55,18 @@ impl Dial for TcpDial {
     fn dial<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<BoxedIo>> {
         Box::pin(async move {
             let unresolved = || io::Error::new(io::ErrorKind::NotFound, NotResolved);
+            let mut addresses =
+                tokio::net::lookup_host((host, port)).await.map_err(|_| unresolved())?.peekable();
             let mut last = unresolved();
-            for address in tokio::net::lookup_host((host, port)).await.map_err(|_| unresolved())? {
-                match TcpStream::connect(address).await {
+            while let Some(address) = addresses.next() {
+                let connecting = TcpStream::connect(address);
+                let connected = match addresses.peek() {
+                    Some(_) => tokio::time::timeout(ADDRESS_TIMEOUT, connecting)
+                        .await
+                        .unwrap_or(Err(io::ErrorKind::TimedOut.into())),
+                    None => connecting.await,
+                };
+                match connected {
                     Ok(stream) => {
                         // Commands are small and waited for.
                         stream.set_nodelay(true)?;
