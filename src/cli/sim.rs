@@ -143,18 +143,15 @@ fn banner(simulator: &Simulator, rate: f64) -> String {
     let _ = writeln!(text, "  control    {control}\n");
     let _ = writeln!(text, "{bold}Accounts{reset}");
     for account in accounts {
-        let _ = writeln!(text, "  {}  {:<24}", account.id, account.realm);
+        let _ = write!(text, "  {}  {}{dim}", account.id, account.realm);
         for user in &account.users {
-            let _ = writeln!(
-                text,
-                "  {dim}  user {:?}, password {:?}{reset}",
-                user.username,
-                user.password.expose_secret()
-            );
+            let (name, password) = (&user.username, user.password.expose_secret());
+            let _ = write!(text, "; user {name}, password {password}");
         }
         for key in &account.api_keys {
-            let _ = writeln!(text, "  {dim}  API key {:?}{reset}", key.expose_secret());
+            let _ = write!(text, "; API key {}", key.expose_secret());
         }
+        let _ = writeln!(text, "{reset}");
     }
     let Some((account, key)) = accounts
         .iter()

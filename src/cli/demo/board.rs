@@ -114,7 +114,8 @@ impl Board {
     }
 
     fn mention(&mut self, message: &SubscribeResponse) {
-        self.say(self.lines.line(message));
+        let line = self.lines.line(message);
+        self.say(line);
     }
 
     /// Shows a line among the recent ones.

@@ -10,7 +10,10 @@ use std::{
 use terminal_size::{Height, Width, terminal_size};
 
 use super::board::{Board, Call, Phase};
-use crate::{cli::terminal::Palette, proto::UpstreamState};
+use crate::{
+    cli::{tail::human, terminal::Palette},
+    proto::UpstreamState,
+};
 
 const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[2J";
 const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
@@ -82,12 +85,11 @@ impl Drop for Screen {
 /// The changing part: at most `height` lines, none wider than `width`.
 fn table(board: &Board, now: Instant, width: usize, height: usize, palette: Palette) -> Vec<String> {
     let Palette { bold, dim, reset, green, red, yellow, .. } = palette;
-    let (colour, upstream) = match board.upstream {
-        UpstreamState::Live => (green, "live"),
-        UpstreamState::Connecting => (yellow, "connecting"),
-        UpstreamState::Degraded => (yellow, "degraded"),
-        UpstreamState::Down => (red, "down"),
-        UpstreamState::Unspecified => (yellow, "unknown"),
+    let upstream = human::word(board.upstream);
+    let colour = match board.upstream {
+        UpstreamState::Live => green,
+        UpstreamState::Down => red,
+        UpstreamState::Connecting | UpstreamState::Degraded | UpstreamState::Unspecified => yellow,
     };
     let mut lines = vec![format!(
         "{bold}Calls in progress: {}{reset}   calls: {}   events: {}   gaps: {}   upstream: {colour}{upstream}{reset}",

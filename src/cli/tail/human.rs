@@ -19,16 +19,18 @@ use crate::{
 pub(crate) struct Lines {
     palette: Palette,
     zone: TimeZone,
+    /// The upstream's state that was told last, and since when.
+    upstream: Option<(UpstreamState, Option<prost_types::Timestamp>)>,
 }
 
 impl Lines {
     /// Lines with these colours, and times in the zone of this machine.
     pub(crate) fn new(palette: Palette) -> Self {
-        Self { palette, zone: TimeZone::system() }
+        Self { palette, zone: TimeZone::system(), upstream: None }
     }
 
     /// The line, without its end.
-    pub(crate) fn line(&self, message: &SubscribeResponse) -> String {
+    pub(crate) fn line(&mut self, message: &SubscribeResponse) -> String {
         match &message.kind {
             Some(Kind::Subscribed(subscribed)) => self.subscribed(subscribed),
             Some(Kind::Event(event)) => self.event(event),
@@ -84,53 +86,52 @@ impl Lines {
         };
         let since = self.time(gap.start_time.as_ref());
         let bindings = gap.bindings.join(", ");
-        let lost = gap.lost_count.map(|count| format!(", {count} events lost")).unwrap_or_default();
-        match &gap.end_time {
-            None if gap.before.is_none() => format!(
-                "{red}{:12}  GAP opens: {reason}; events from {since} on may be missing: {bindings}{lost}{reset}",
-                ""
-            ),
-            end => format!(
-                "{green}{}  GAP closed: {reason}; events from {since} on may be missing: {bindings}{lost}{reset}",
-                self.time(end.as_ref())
-            ),
+        let lost = gap.lost_count.map(|count| format!(" ({count} were lost)")).unwrap_or_default();
+        if gap.before.is_none() && gap.end_time.is_none() {
+            return format!(
+                "{red}{since}  GAP opens: {reason}; from here on events of {bindings} may be missing{lost}{reset}"
+            );
         }
+        let end = self.time(gap.end_time.as_ref());
+        format!(
+            "{green}{end}  GAP closed: {reason}; since {since} events of {bindings} may be missing{lost}{reset}"
+        )
     }
 
-    fn upstream(&self, status: &UpstreamStatus) -> String {
+    fn upstream(&mut self, status: &UpstreamStatus) -> String {
         let Palette { green, red, yellow, reset, .. } = self.palette;
-        let (colour, state) = match status.state() {
-            UpstreamState::Live => (green, "live"),
-            UpstreamState::Connecting => (yellow, "connecting"),
-            UpstreamState::Degraded => (yellow, "degraded"),
-            UpstreamState::Down => (red, "down"),
-            UpstreamState::Unspecified => (yellow, "unknown"),
+        let colour = match status.state() {
+            UpstreamState::Live => green,
+            UpstreamState::Down => red,
+            UpstreamState::Connecting | UpstreamState::Degraded | UpstreamState::Unspecified => yellow,
         };
-        let mut line = format!("{colour}{}  upstream is {state}", self.time(status.since_time.as_ref()));
-        if !status.detail.is_empty() {
-            let _ = write!(line, ": {}", status.detail);
-        }
-        line.push_str(&unready(&status.bindings));
+        let told = Some((status.state(), status.since_time));
+        let mut line = if self.upstream == told {
+            // Only a binding changed.
+            format!("{colour}{:12}  upstream is still {}", "", word(status.state()))
+        } else {
+            let since = self.time(status.since_time.as_ref());
+            let detail = if status.detail.is_empty() { "no reason given" } else { &status.detail };
+            format!("{colour}{since}  upstream is {}: {detail}", word(status.state()))
+        };
+        self.upstream = told;
+        line.push_str(&unready(&status.bindings, status.state()));
         line.push_str(reset);
         line
     }
 
-    fn subscribed(&self, subscribed: &Subscribed) -> String {
+    fn subscribed(&mut self, subscribed: &Subscribed) -> String {
         let Palette { dim, reset, .. } = self.palette;
-        let state = match subscribed.upstream_status.as_ref().map(UpstreamStatus::state) {
-            Some(UpstreamState::Live) => "live",
-            Some(UpstreamState::Connecting) => "connecting",
-            Some(UpstreamState::Degraded) => "degraded",
-            Some(UpstreamState::Down) => "down",
-            Some(UpstreamState::Unspecified) | None => "unknown",
-        };
+        self.upstream = subscribed.upstream_status.as_ref().map(|status| (status.state(), status.since_time));
+        let state = self.upstream.map(|(state, _)| state).unwrap_or_default();
         let bindings: Vec<_> = subscribed.bindings.iter().map(|status| status.binding.as_str()).collect();
         format!(
-            "{dim}{:12}  subscribed to {} from {} on; upstream is {state}{}{reset}",
+            "{dim}{:12}  subscribed to {} from {} on; upstream is {}{}{reset}",
             "",
             bindings.join(", "),
             cursor(subscribed.position.as_ref()),
-            unready(&subscribed.bindings)
+            word(state),
+            unready(&subscribed.bindings, state)
         )
     }
 
@@ -163,14 +164,26 @@ fn cursor(cursor: Option<&crate::proto::Cursor>) -> String {
     cursor.map(|cursor| format!("{}:{}", cursor.epoch, cursor.sequence)).unwrap_or_default()
 }
 
-/// What of the bindings does not stream, and why.
-fn unready(bindings: &[BindingStatus]) -> String {
+/// The state of an upstream in a word.
+pub(crate) fn word(state: UpstreamState) -> &'static str {
+    match state {
+        UpstreamState::Live => "live",
+        UpstreamState::Connecting => "connecting",
+        UpstreamState::Degraded => "degraded",
+        UpstreamState::Down => "down",
+        UpstreamState::Unspecified => "unknown",
+    }
+}
+
+/// What of the bindings does not stream, and why. Without a session none does, which need not be said of each.
+fn unready(bindings: &[BindingStatus], upstream: UpstreamState) -> String {
+    let has_session = matches!(upstream, UpstreamState::Live | UpstreamState::Degraded);
     let mut text = String::new();
     for status in bindings {
         let state = match status.state() {
-            BindingState::Active => continue,
             BindingState::Refused => "refused",
-            BindingState::Pending | BindingState::Unspecified => "pending",
+            BindingState::Pending if has_session => "pending",
+            _ => continue,
         };
         let _ = write!(text, "; {} is {state}", status.binding);
         if !status.reason.is_empty() {
@@ -273,7 +286,7 @@ mod tests {
     use crate::proto::Cursor;
 
     fn lines() -> Lines {
-        Lines { palette: Palette::PLAIN, zone: TimeZone::UTC }
+        Lines { palette: Palette::PLAIN, zone: TimeZone::UTC, upstream: None }
     }
 
     fn line(kind: Kind) -> String {
@@ -324,7 +337,35 @@ mod tests {
             opened.contains("GAP opens") && opened.contains("00:00:05.120") && opened.contains("call.*.*")
         );
         let closed = line(Kind::Gap(closed));
-        assert!(closed.starts_with("00:00:09.120  GAP closed"), "{closed}");
+        assert!(
+            closed.starts_with("00:00:09.120  GAP closed") && closed.contains("since 00:00:05.120"),
+            "{closed}"
+        );
+    }
+
+    #[test]
+    fn a_state_is_told_once_and_bindings_beside_it() {
+        let mut lines = lines();
+        let pending = BindingStatus {
+            binding: "call.*.*".into(),
+            state: BindingState::Pending.into(),
+            ..BindingStatus::default()
+        };
+        let mut status = UpstreamStatus {
+            state: UpstreamState::Live.into(),
+            since_time: time(5),
+            detail: "all is held".into(),
+            ..UpstreamStatus::default()
+        };
+        let mut line = |status: &UpstreamStatus| {
+            lines.line(&SubscribeResponse { kind: Some(Kind::UpstreamStatus(status.clone())) })
+        };
+        assert_eq!(line(&status), "00:00:05.120  upstream is live: all is held");
+        status.bindings = vec![pending];
+        assert_eq!(line(&status), "              upstream is still live; call.*.* is pending");
+        // Without a session it goes without saying.
+        status.state = UpstreamState::Down.into();
+        assert_eq!(line(&status), "00:00:05.120  upstream is down: all is held");
     }
 
     #[test]
