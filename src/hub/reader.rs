@@ -38,6 +38,8 @@ pub struct Subscription {
     begin_window: Window,
     /// Everything up to here was looked at.
     passed: Sequence,
+    /// When the log was there.
+    passed_time: SystemTime,
     /// Everything up to here was yielded: behind `passed` while there is something in `queue`.
     yielded: Sequence,
     /// How many of the view's events it has passed, once it knows.
@@ -164,6 +166,7 @@ impl Subscription {
             projection,
             overflow_policy: spec.overflow_policy,
             passed: position,
+            passed_time: time,
             yielded: position,
             ordinal: None,
             queue: miss.into_iter().chain(gaps).map(Item::Gap).collect(),
@@ -225,7 +228,7 @@ impl Subscription {
                 Step::Batch { batch, ordinal } => {
                     let frames = batch.frames(&self.projection, account.origin());
                     self.ordinal = Some(ordinal);
-                    self.advance(batch.last());
+                    self.advance(batch.last(), batch.last_time());
                     self.queue.push_back(Item::Events {
                         frames,
                         count: batch.count(),
@@ -235,9 +238,9 @@ impl Subscription {
                 Step::Scan { records, through } => {
                     let (frames, count, last) = self.projection.project(&records, account.origin());
                     // Cut short by a batch's bounds, or looked through to the end.
-                    let full = last < records.last().map(|record| record.sequence);
-                    let passed = last.filter(|_| full).unwrap_or(through);
-                    self.advance(passed);
+                    let full = last.map(|last| last.sequence) < records.last().map(|record| record.sequence);
+                    let passed = last.filter(|_| full).map_or(through, |last| last.sequence);
+                    self.advance(passed, last.map_or(self.passed_time, |last| last.received));
                     if count > 0 {
                         self.queue.push_back(Item::Events { frames, count, position: passed });
                     }
@@ -245,9 +248,9 @@ impl Subscription {
                 Step::Control { record } => self.take_in(&record),
                 Step::Overtaken(overtaken) => self.overtaken(overtaken),
                 Step::Gone => self.end(EndReason::AccountGone),
-                Step::Wait { newest, ordinal } => {
+                Step::Wait { newest, time, ordinal } => {
                     self.ordinal = Some(ordinal);
-                    self.advance(newest);
+                    self.advance(newest, time);
                     self.yielded = newest;
                     ready!(self.heartbeat.poll_due(cx));
                     self.queue.push_back(Item::Heartbeat { position: newest });
@@ -267,8 +270,9 @@ impl Subscription {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    fn advance(&mut self, passed: Sequence) {
+    fn advance(&mut self, passed: Sequence, time: SystemTime) {
         self.passed = passed;
+        self.passed_time = time;
     }
 
     fn end(&mut self, reason: EndReason) {
@@ -277,7 +281,7 @@ impl Subscription {
     }
 
     fn take_in(&mut self, record: &ControlRecord) {
-        self.advance(record.sequence);
+        self.advance(record.sequence, record.time);
         let upstream = self.upstream.fold(record);
         let changes = self.tracker.apply(record);
         self.queue.extend(changes.gaps.into_iter().map(Item::Gap));
@@ -298,7 +302,7 @@ impl Subscription {
             reason: GapReason::SlowConsumer,
             after: self.passed,
             before: Some(at.oldest.next()),
-            start_time: None,
+            start_time: Some(self.passed_time),
             end_time: Some(at.oldest_time),
             bindings: self.tracker.texts(),
             lost_count: at.lost,
@@ -310,7 +314,7 @@ impl Subscription {
         let reports = self.tracker.reports(at.coverage.last_events());
         self.queue.push_back(upstream_item(&self.upstream, at.oldest, reports));
         self.ordinal = None;
-        self.advance(at.oldest);
+        self.advance(at.oldest, at.oldest_time);
     }
 }
 

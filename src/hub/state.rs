@@ -61,7 +61,7 @@ pub(super) enum Step {
     /// The log let go of what it had not read.
     Overtaken(Overtaken),
     /// Nothing up to here; it will be woken.
-    Wait { newest: Sequence, ordinal: u64 },
+    Wait { newest: Sequence, time: SystemTime, ordinal: u64 },
     /// The account was removed.
     Gone,
 }
@@ -256,11 +256,15 @@ impl State {
             (Next::Behind { .. }, None) => {
                 // Not behind a control record, hence behind the newest record: there is something to read.
                 debug_assert!(false, "behind nothing");
-                Step::Wait { newest: passed, ordinal: ordinal.unwrap_or_default() }
+                Step::Wait {
+                    newest: passed,
+                    time: self.log.newest_time(),
+                    ordinal: ordinal.unwrap_or_default(),
+                }
             }
             (Next::Nothing { ordinal }, None) => {
                 view.register(reader.place, waker);
-                Step::Wait { newest: self.log.newest(), ordinal }
+                Step::Wait { newest: self.log.newest(), time: self.log.newest_time(), ordinal }
             }
         }
     }

@@ -7,6 +7,7 @@ use std::{
     collections::VecDeque,
     sync::{Arc, OnceLock},
     task::Waker,
+    time::SystemTime,
 };
 
 use bytes::Bytes;
@@ -92,12 +93,12 @@ impl Projection {
     }
 
     /// Encodes those of a log's events that belong to the view, up to a batch's bounds. Gives the frames, how many they
-    /// are, and the last position looked at.
-    pub(super) fn project(
+    /// are, and the last event looked at.
+    pub(super) fn project<'a>(
         &self,
-        records: &[Arc<EventRecord>],
+        records: &'a [Arc<EventRecord>],
         origin: &Origin,
-    ) -> (Bytes, u32, Option<Sequence>) {
+    ) -> (Bytes, u32, Option<&'a EventRecord>) {
         let mut out = Vec::new();
         let mut count = 0;
         let mut last = None;
@@ -115,7 +116,7 @@ impl Projection {
                 self.write(&mut out, record, origin, &matched);
                 count += 1;
             }
-            last = Some(record.sequence);
+            last = Some(&**record);
         }
         (out.into(), count, last)
     }
@@ -126,6 +127,7 @@ impl Projection {
 pub(super) struct Batch {
     first: Sequence,
     last: Sequence,
+    last_time: SystemTime,
     count: u32,
     /// About how many bytes it takes.
     pub(super) size: usize,
@@ -141,6 +143,11 @@ impl Batch {
 
     pub(super) fn last(&self) -> Sequence {
         self.last
+    }
+
+    /// When its last event was received.
+    pub(super) fn last_time(&self) -> SystemTime {
+        self.last_time
     }
 
     pub(super) fn count(&self) -> u32 {
@@ -312,10 +319,12 @@ impl View {
             size = more;
             records.push(Arc::clone(record));
         }
-        let last = records.last().map_or(first, |record| record.sequence);
+        let (last, last_time) =
+            records.last().map_or((first, log.newest_time()), |record| (record.sequence, record.received));
         let batch = Arc::new(Batch {
             first,
             last,
+            last_time,
             count: u32::try_from(records.len()).unwrap_or(u32::MAX),
             size,
             records: Mutex::new(records),

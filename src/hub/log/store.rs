@@ -86,6 +86,11 @@ impl Log {
         Sequence(self.evicted.0 + self.records.len() as u64)
     }
 
+    /// When the newest record was received; when the log began, if there was none.
+    pub(in crate::hub) fn newest_time(&self) -> SystemTime {
+        self.newest_time
+    }
+
     /// The last control record that is no longer there.
     pub(in crate::hub) fn evicted_control(&self) -> Sequence {
         self.evicted_control

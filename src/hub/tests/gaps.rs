@@ -256,6 +256,7 @@ async fn or_skips_with_a_gap_that_counts_what_it_lost() {
     let first = bench.call("CHANNEL_CREATE", "a").expect("wanted");
     assert_eq!(drain_events(&mut reader), [first]);
     for _ in 0..10 {
+        advance(Duration::from_secs(2)).await;
         bench.call("CHANNEL_CREATE", "a");
         bench.call("CHANNEL_DESTROY", "a");
     }
@@ -263,6 +264,7 @@ async fn or_skips_with_a_gap_that_counts_what_it_lost() {
     let told = gaps(&seen);
     assert_eq!((told[0].reason, told[0].lost_count), (GapReason::SlowConsumer, Some(5)));
     assert_eq!((told[0].after, told[0].before), (Sequence(first), Some(Sequence(first + 11))));
+    assert_eq!((told[0].start_time, told[0].end_time), (Some(day()), Some(day() + Duration::from_secs(12))));
     assert_eq!(seen.iter().filter_map(Seen::sequence).count(), 5);
 }
 

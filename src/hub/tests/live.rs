@@ -222,3 +222,70 @@ async fn a_removed_account_ends_its_streams_and_a_new_one_has_another_epoch() {
     let again = bench.hub.add(account_id(), account_id(), Vec::new());
     assert_ne!(again.epoch(), bench.account.epoch());
 }
+
+/// No wake-up is lost: nothing else than the writer would wake these readers.
+#[test]
+fn readers_on_other_threads_miss_no_wake_up() {
+    const EVENTS: u64 = 5000;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(3).enable_time().build();
+    runtime.expect("a runtime").block_on(async {
+        let bench = Bench::new(settings());
+        bench.confirm("call.*.*");
+        let mut readers = tokio::task::JoinSet::new();
+        for number in 0..8 {
+            let bindings: &[&str] = if number % 2 == 0 { &["call.*.*"] } else { &["call.CHANNEL_CREATE.*"] };
+            let spec = SubscribeSpec { heartbeat_interval: Duration::from_secs(3600), ..spec(bindings) };
+            let mut reader = bench.account.subscribe(spec).await.expect("a subscription");
+            readers.spawn(async move {
+                let mut got = Vec::new();
+                while (got.len() as u64) < EVENTS {
+                    got.extend(seen(reader.next().await.expect("an item")).iter().filter_map(Seen::sequence));
+                }
+                got
+            });
+        }
+        let account = Arc::clone(&bench.account);
+        let writer = tokio::spawn(async move {
+            for number in 0..EVENTS {
+                account.append(call("CHANNEL_CREATE", "a"));
+                if number % 7 == 0 {
+                    // So that the readers fall asleep now and then.
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+        writer.await.expect("a writer");
+        while let Some(got) = readers.join_next().await {
+            let got = got.expect("a reader");
+            assert_eq!(got.len() as u64, EVENTS);
+            assert!(got.is_sorted());
+        }
+    });
+}
+
+/// More than a view remembers the positions of: the rest is read from the log, through the same projection.
+#[tokio::test(start_paused = true)]
+async fn a_reader_far_behind_gets_everything_in_order() {
+    let bench = Bench::new(settings());
+    bench.confirm("call.*.*");
+    let mut behind = bench.subscribe(&["call.CHANNEL_CREATE.*"]).await;
+    let _other = bench.subscribe(&["call.CHANNEL_BRIDGE.*"]).await;
+    let mut wanted = Vec::new();
+    for number in 0..10_000 {
+        let name = if number % 10 == 9 { "CHANNEL_BRIDGE" } else { "CHANNEL_CREATE" };
+        let sequence = bench.call(name, "a").expect("wanted");
+        if name == "CHANNEL_CREATE" {
+            wanted.push(sequence);
+        }
+        if number == 5000 {
+            bench.state(UpstreamState::Degraded);
+        }
+    }
+    let seen = drain(&mut behind);
+    assert_eq!(seen.iter().filter_map(Seen::sequence).collect::<Vec<_>>(), wanted);
+    let state = seen.iter().position(|seen| matches!(seen, Seen::Upstream(..))).expect("the state");
+    let before = seen[..state].iter().filter_map(Seen::sequence).max();
+    let after = seen[state..].iter().find_map(Seen::sequence);
+    let Seen::Upstream(_, at, _) = seen[state] else { unreachable!() };
+    assert!(before < Some(at) && Some(at) < after, "in order: {before:?} {at} {after:?}");
+}
