@@ -1,10 +1,24 @@
 //! What is kept and who reads it. The hub knows neither WebSockets nor gRPC.
 //!
-//! An [`Account`] has a [log](log): events and control records in one sequence. The upstream appends to it; a
+//! An [`Account`] has a [`log`]: events and control records in one sequence. The upstream appends to it; a
 //! [`Subscription`] is a position in a view of it. Pull, not push: no queue, task or copy for each subscriber.
 //!
 //! What a subscriber is told about losses is derived from the control records alone ([`coverage`], [`gap`]), by the same
 //! fold for a live reader and for a replaying one.
+//!
+//! # Layout
+//!
+//! As a record passes through:
+//!
+//! - `account`: the lock, and what happens outside of it: waking, telling the upstream what is wanted.
+//! - `state`: what happens under it. Appending: `interest` finds the views that an event belongs to. Reading: what comes
+//!   next for a reader.
+//! - [`log`]: `record` and `store`. At its two ends stands the [`coverage`]: at any position between it is that before the
+//!   oldest record, with the control records up to there.
+//! - `view`: the positions of a view's events, and batches of frames, reserved under the lock, encoded outside by the first
+//!   reader that comes, and shared by all that stand at the same place. `filter` and `frame` are what it selects and
+//!   writes; `payload` is encoded once for each event and format.
+//! - `start` finds where a subscription begins, `reader` takes it from there and yields what [`subscription`] declares.
 
 mod account;
 pub mod coverage;

@@ -191,7 +191,7 @@ impl EventService for Calls {
                 .map(|account| proto::Account {
                     account_id: account.id().to_string(),
                     name: String::new(),
-                    upstream_state: message::upstream_state(account.status().upstream.state).into(),
+                    upstream_state: message::upstream_state(account.upstream().0.state).into(),
                     served_by_account_id: account.served_by().to_string(),
                 })
                 .collect(),

@@ -4,8 +4,8 @@
 //! that is wanted contains it: upstream bindings are wider than what is wanted, and what nobody wants is not kept, so that
 //! a confirmed `call.*.*` alone says nothing about the events of `call.CHANNEL_BRIDGE.*` in the log.
 //!
-//! [`Coverage`] is that of the whole account, [`Standing`] the part of it that concerns one consumer's binding. Both fold
-//! the same records by the same rules ([`Holdings`]).
+//! `Coverage` is that of the whole account, `Standing` the part of it that concerns one consumer's binding. Both fold
+//! the same records by the same rules (`Holdings`).
 
 use std::{sync::Arc, time::SystemTime};
 

@@ -1,6 +1,6 @@
 //! Gaps: derived from control records for the bindings of one subscription.
 //!
-//! [`GapTracker`] is a pure fold: the same records from the same position give the same gaps, whether they are read as
+//! `GapTracker` is a pure fold: the same records from the same position give the same gaps, whether they are read as
 //! they come or replayed.
 
 use std::{sync::Arc, time::SystemTime};

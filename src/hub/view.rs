@@ -273,9 +273,12 @@ impl View {
         if passed < evicted {
             let complete = self.complete_after <= evicted;
             let untouched = passed >= self.complete_after && passed >= self.lost_through;
-            if !untouched || passed < log.evicted_control() {
+            // An outage may have come and gone in what it did not read: then nobody can count what it lost.
+            let informed = passed >= log.evicted_control();
+            if !untouched || !informed {
                 let gone = self.total - self.positions.len() as u64;
-                let lost = ordinal.filter(|_| complete).map(|ordinal| gone.saturating_sub(ordinal));
+                let lost =
+                    ordinal.filter(|_| complete && informed).map(|ordinal| gone.saturating_sub(ordinal));
                 return Next::Overtaken { lost };
             }
         }

@@ -282,3 +282,35 @@ async fn a_quiet_reader_is_not_overtaken_by_the_events_of_others() {
     let last = bench.call("CHANNEL_CREATE", "a").expect("wanted");
     assert_eq!(drain(&mut reader).iter().filter_map(Seen::sequence).collect::<Vec<_>>(), [last]);
 }
+
+/// An outage that came and went in what the log let go of: the reader is told, although it missed no event that was kept.
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_missed_an_outage_is_not_told_that_all_is_well() {
+    let bench = Bench::new(small_log());
+    bench.confirm("call.*.*");
+    let with = |overflow_policy| SubscribeSpec { overflow_policy, ..spec(&["call.CHANNEL_CREATE.*"]) };
+    let mut skips = bench.account.subscribe(with(OverflowPolicy::Skip)).await.expect("a subscription");
+    let mut ends = bench.account.subscribe(with(OverflowPolicy::Disconnect)).await.expect("a subscription");
+    let _other = bench.subscribe(&["call.CHANNEL_DESTROY.*"]).await;
+    drain(&mut skips);
+    drain(&mut ends);
+    let lost = bench.lose_all(bench.now());
+    let confirmed = bench.confirm("call.*.*");
+    let again = bench.lose_all(bench.now());
+    for _ in 0..20 {
+        bench.call("CHANNEL_DESTROY", "a");
+    }
+    assert!(matches!(drain(&mut ends)[..], [Seen::End(EndReason::SlowConsumer { .. })]));
+    let seen = drain(&mut skips);
+    let [Seen::Gap(slow), Seen::Gap(open), Seen::Upstream(_, _, reports)] = &seen[..] else {
+        panic!("{seen:#?}")
+    };
+    assert_eq!((slow.reason, slow.lost_count), (GapReason::SlowConsumer, None));
+    assert!(slow.after.0 < lost && slow.before > Some(Sequence(confirmed)));
+    // And of the one that lasts, it hears as everybody does.
+    assert_eq!((open.id, open.reason, open.before), (again, GapReason::UpstreamDisconnected, None));
+    assert_eq!(reports[0].state, BindingState::Pending);
+    bench.confirm("call.*.*");
+    let told = gaps(&drain(&mut skips));
+    assert_eq!((told.len(), told[0].id), (1, again));
+}
