@@ -5,6 +5,12 @@
 
 #[path = "cli/config.rs"]
 mod config;
+#[path = "cli/demo.rs"]
+mod demo;
+#[path = "cli/process.rs"]
+mod process;
+#[path = "cli/tail.rs"]
+mod tail;
 
 use std::{
     ffi::OsStr,
