@@ -1,5 +1,8 @@
 //! End to end over gRPC, through real sockets: what a consumer sees.
 
+// What goes wrong in a test's own part should end the test.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod gateway {
     mod harness;
 
