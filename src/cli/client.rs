@@ -210,7 +210,9 @@ pub(crate) fn describe(status: &Status) -> String {
         text.push_str(&format!(" [{}]", info.reason));
     }
     if let Some(request) = details.bad_request() {
-        for violation in &request.field_violations {
+        // The message has the first of them already.
+        let further = |description: &str| !status.message().contains(description);
+        for violation in request.field_violations.iter().filter(|violation| further(&violation.description)) {
             text.push_str(&format!("\n  {}: {}", violation.field, violation.description));
         }
     }

@@ -235,7 +235,11 @@ impl View {
             terminal::ignore_closed_pipe(write(&text)).map_err(Failure::runtime)?;
             None
         };
-        Ok(Self { board: Board::new(Lines::new(Palette::PLAIN)), lines: Lines::new(palette), screen })
+        Ok(Self {
+            board: Board::new(Lines::new(Palette::PLAIN).without_ids()),
+            lines: Lines::new(palette),
+            screen,
+        })
     }
 
     /// Subscribes like any other consumer, and shows what comes. Ends only if it cannot go on, or nobody looks any more.

@@ -19,8 +19,8 @@ use crate::{
     hub,
     ops::shutdown::Signals,
     proto::{
-        Cursor, EventFilter, FieldFilter, PayloadFormat, SubscribeRequest, subscribe_request::Start,
-        subscribe_response::Kind,
+        Cursor, EventFilter, FieldFilter, PayloadFormat, ReplayMissPolicy, SubscribeRequest,
+        subscribe_request::Start, subscribe_response::Kind,
     },
 };
 
@@ -90,7 +90,7 @@ pub(super) struct Arguments {
     /// Go on exactly after this cursor, EPOCH:SEQUENCE
     #[arg(long, value_name = "CURSOR", value_parser = parse_cursor, conflicts_with = "since")]
     resume_after: Option<Cursor>,
-    /// Start with what was received so long ago, such as 5m
+    /// Start with what was received so long ago, such as 5m, or as much of that as the server still has
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     since: Option<Duration>,
     /// Stop after so many events
@@ -209,6 +209,11 @@ fn request(arguments: &Arguments) -> SubscribeRequest {
         bindings: arguments.bindings.clone(),
         start,
         filter: (filter != EventFilter::default()).then_some(filter),
+        // Who asks for the last hour wants what there is of it; who resumes wants to know that it cannot be had.
+        replay_miss_policy: match arguments.since {
+            Some(_) => ReplayMissPolicy::Gap.into(),
+            None => ReplayMissPolicy::Fail.into(),
+        },
         payload_format: payload_format.into(),
         client_name: format!("hawking tail {}", std::process::id()),
         ..SubscribeRequest::default()

@@ -19,6 +19,7 @@ use crate::{
 pub(crate) struct Lines {
     palette: Palette,
     zone: TimeZone,
+    ids: bool,
     /// The upstream's state that was told last, and since when.
     upstream: Option<(UpstreamState, Option<prost_types::Timestamp>)>,
 }
@@ -26,7 +27,12 @@ pub(crate) struct Lines {
 impl Lines {
     /// Lines with these colours, and times in the zone of this machine.
     pub(crate) fn new(palette: Palette) -> Self {
-        Self { palette, zone: TimeZone::system(), upstream: None }
+        Self { palette, zone: TimeZone::system(), ids: true, upstream: None }
+    }
+
+    /// The same without the ids of calls and documents, where there is little room.
+    pub(crate) fn without_ids(self) -> Self {
+        Self { ids: false, ..self }
     }
 
     /// The line, without its end.
@@ -54,9 +60,11 @@ impl Lines {
         };
         let time = self.time(event.receive_time.as_ref());
         let mut line = format!("{dim}{time}{reset}  {colour}{:<15}{reset}  ", event.name);
-        let id = if event.call_id.is_empty() { text(&payload, "id") } else { &event.call_id };
-        // The longest ids that are usual: a UUID, `@` and an IPv4 address.
-        let _ = write!(line, "{id:<47}  ");
+        if self.ids {
+            let id = if event.call_id.is_empty() { text(&payload, "id") } else { &event.call_id };
+            // The longest ids that are usual: a UUID, `@` and an IPv4 address.
+            let _ = write!(line, "{id:<47}  ");
+        }
         line.push_str(&match event.category() {
             EventCategory::Call => call(&payload),
             EventCategory::Conference => conference(&payload),
@@ -114,8 +122,12 @@ impl Lines {
             let detail = if status.detail.is_empty() { "no reason given" } else { &status.detail };
             format!("{colour}{since}  upstream is {}: {detail}", word(status.state()))
         };
+        let unready = unready(&status.bindings, status.state());
+        if self.upstream == told && unready.is_empty() {
+            line.push_str("; all bindings are active");
+        }
         self.upstream = told;
-        line.push_str(&unready(&status.bindings, status.state()));
+        line.push_str(&unready);
         line.push_str(reset);
         line
     }
@@ -286,7 +298,7 @@ mod tests {
     use crate::proto::Cursor;
 
     fn lines() -> Lines {
-        Lines { palette: Palette::PLAIN, zone: TimeZone::UTC, upstream: None }
+        Lines { palette: Palette::PLAIN, zone: TimeZone::UTC, ids: true, upstream: None }
     }
 
     fn line(kind: Kind) -> String {
