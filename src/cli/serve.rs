@@ -1,9 +1,9 @@
 //! `hawking serve`: the gateway.
 
-use std::path::PathBuf;
+use std::{backtrace::Backtrace, path::PathBuf};
 
 use clap::Args;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{Failure, check_config};
 use crate::{ops::shutdown::Signals, telemetry, upstream::Seams};
@@ -45,6 +45,10 @@ pub(super) struct Arguments {
 pub(super) async fn command(arguments: Arguments) -> Result<(), Failure> {
     let config = check_config::load(arguments.config)?;
     let _logging = telemetry::logging::init(&config.telemetry).map_err(Failure::usage)?;
+    // Where logs are collected as JSON, the lines of the default hook would be lost.
+    std::panic::set_hook(Box::new(|panic| {
+        error!(%panic, backtrace = %Backtrace::capture(), "a panic, which is a defect");
+    }));
     // Before anything is started, so that a signal during the start is heeded too.
     let mut signals = Signals::catch().map_err(Failure::runtime)?;
 

@@ -175,3 +175,80 @@ fn message(panic: &(dyn Any + Send)) -> &str {
         _ => "no message",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use bytes::Bytes;
+    use futures_util::future::BoxFuture;
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::{
+        binding::{Binding, Flavour, OptIn, cover::cover},
+        clock::SystemClock,
+        config::Credentials,
+        hub::BindingState,
+        random::SeededRandom,
+        upstream::{TcpDial, Transport, TransportError},
+    };
+
+    /// Panics at the first login, and never answers those after it.
+    #[derive(Default)]
+    struct Panics {
+        logins: AtomicUsize,
+    }
+
+    impl Transport for Panics {
+        fn send(
+            &self,
+            _: http::Request<Bytes>,
+        ) -> BoxFuture<'_, Result<http::Response<Bytes>, TransportError>> {
+            assert!(self.logins.fetch_add(1, Ordering::Relaxed) > 0, "a defect");
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_is_told_to_consumers_and_the_task_is_started_again() {
+        let id: AccountId = "account0000000000000000000000002".parse().unwrap();
+        let binding = Binding::parse("call.*.*", &OptIn::default()).unwrap();
+        let account = config::Account {
+            id,
+            crossbar_url: None,
+            blackhole_url: None,
+            credentials: Credentials::ApiKey { key: "secret".into() },
+            always_on: vec![binding.clone()],
+        };
+        let transport = Arc::new(Panics::default());
+        let seams = Seams {
+            dial: Arc::new(TcpDial),
+            transport: transport.clone(),
+            clock: Arc::new(SystemClock),
+            random: Arc::new(SeededRandom::new(1)),
+        };
+        let hub = Arc::new(Hub::new(config::Hub::default(), seams.clock.clone(), || 1));
+        let entry = hub.add(id, id, account.always_on.clone());
+        // As if a session had been live before the panic.
+        for held in cover([&binding], Flavour::K4) {
+            entry.record(Control::Confirmed { binding: held });
+        }
+        assert_eq!(entry.status().interest[0].state, BindingState::Active);
+
+        let stop = CancellationToken::new();
+        let settings = Arc::new(config::Upstream::default());
+        let task = tokio::spawn(keep_account(settings, account, hub.clone(), seams, stop.clone()));
+        sleep(RESTART_FIRST / 2).await;
+        let status = entry.status();
+        assert_eq!(transport.logins.load(Ordering::Relaxed), 1);
+        assert_eq!(status.upstream.state, UpstreamState::Down);
+        assert!(status.upstream.detail.contains("internal error"), "{}", status.upstream.detail);
+        assert_eq!(status.interest[0].state, BindingState::Pending, "its loss is recorded");
+
+        sleep(RESTART_FIRST).await;
+        assert_eq!(transport.logins.load(Ordering::Relaxed), 2, "it was started again");
+        stop.cancel();
+        task.await.unwrap();
+    }
+}
