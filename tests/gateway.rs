@@ -5,9 +5,14 @@
 
 mod gateway {
     mod harness;
+    mod whole;
 
     mod connections;
+    mod crowd;
     mod live;
+    mod outage;
+    mod plain_ids;
+    mod recorded;
     mod requests;
     mod services;
     mod shutdown;

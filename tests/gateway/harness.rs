@@ -214,14 +214,22 @@ impl Consumer {
         }
     }
 
+    /// Waits until upstream has confirmed all bindings. Nothing must be published before that.
+    pub async fn confirmed(&mut self) {
+        let active = |bindings: &[proto::BindingStatus]| {
+            bindings.iter().all(|binding| binding.state() == proto::BindingState::Active)
+        };
+        if !active(&self.subscribed.bindings) {
+            self.until(|kind| matches!(kind, Kind::UpstreamStatus(status) if active(&status.bindings))).await;
+        }
+    }
+
     /// The next event. What else comes before it is dropped, but for gaps, which fail the test.
     pub async fn event(&mut self) -> proto::Event {
-        loop {
-            match self.next().await {
-                Kind::Event(event) => return event,
-                Kind::Gap(gap) => panic!("a gap: {gap:?}"),
-                _ => {}
-            }
+        let messages = self.until(|kind| matches!(kind, Kind::Event(_) | Kind::Gap(_))).await;
+        match messages.into_iter().next_back() {
+            Some(Kind::Event(event)) => event,
+            other => panic!("no event: {other:?}"),
         }
     }
 
@@ -236,26 +244,37 @@ impl Consumer {
     /// Messages up to the first for which `is_last` holds; that one included.
     pub async fn until(&mut self, mut is_last: impl FnMut(&Kind) -> bool) -> Vec<Kind> {
         let mut messages = Vec::new();
-        loop {
-            let message = self.next().await;
-            let done = is_last(&message);
-            messages.push(message);
-            if done {
-                return messages;
+        let read = async {
+            loop {
+                let message = self.next().await;
+                let done = is_last(&message);
+                messages.push(message);
+                if done {
+                    return;
+                }
             }
+        };
+        // Heartbeats would let each message be in time.
+        if tokio::time::timeout(PATIENCE, read).await.is_err() {
+            panic!("not within {PATIENCE:?}, but: {messages:?}");
         }
+        messages
     }
 
     /// Everything up to the status with which the stream ends.
     pub async fn end(&mut self) -> (Vec<Kind>, Status) {
         let mut messages = Vec::new();
-        loop {
-            match soon("the end", self.stream.message()).await {
-                Ok(Some(message)) => messages.push(message.kind.expect("every message has a kind")),
-                Ok(None) => return (messages, Status::new(Code::Ok, "")),
-                Err(status) => return (messages, status),
+        let read = async {
+            loop {
+                match self.stream.message().await {
+                    Ok(Some(message)) => messages.push(message.kind.expect("every message has a kind")),
+                    Ok(None) => return Status::new(Code::Ok, ""),
+                    Err(status) => return status,
+                }
             }
-        }
+        };
+        let status = soon("the end", read).await;
+        (messages, status)
     }
 }
 
