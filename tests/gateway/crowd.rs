@@ -23,9 +23,12 @@ struct Published {
     of: String,
 }
 
+/// Which of the published events a consumer wants.
+type Wants = Box<dyn Fn(&Published) -> bool + Send>;
+
 /// The mix: each kind of consumer with its bindings and, said anew, what they let through. The widest of each category come
 /// first, so that the cover does not grow under the others.
-fn consumer(index: usize) -> (Vec<String>, Box<dyn Fn(&Published) -> bool + Send>) {
+fn consumer(index: usize) -> (Vec<String>, Wants) {
     let pick = (index / 10) % CALLS;
     match index % 10 {
         0 => (vec!["call.*.*".into()], Box::new(|event| event.category == "call")),
@@ -120,7 +123,7 @@ async fn a_thousand_consumers_share_one_session() {
         });
     }
 
-    let account_log = whole.hub.get(&account_id(ACCOUNT)).expect("the account");
+    let account_log = whole.gateway.hub().get(&account_id(ACCOUNT)).expect("the account");
     let before = account_log.status().window.newest.0;
     // Published in this order, and so recorded.
     let account = whole.account().clone();

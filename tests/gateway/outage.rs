@@ -64,7 +64,7 @@ async fn a_cut_is_one_gap_that_holds_the_loss_and_little_more() {
 
     // Its start: the last sign of life, which is never older than a ping interval (and what a loaded machine adds).
     let slack = Duration::from_millis(300);
-    let time = |time: &Option<prost_types::Timestamp>| SystemTime::try_from(time.clone().unwrap()).unwrap();
+    let time = |time: &Option<prost_types::Timestamp>| SystemTime::try_from(time.unwrap()).unwrap();
     let start = time(&closed.start_time);
     assert!(start <= cut, "the loss is inside");
     assert!(cut.duration_since(start).unwrap() <= PING_INTERVAL + slack, "{:?}", cut.duration_since(start));

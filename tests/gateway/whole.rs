@@ -1,18 +1,16 @@
 //! The whole way: the simulated Kazoo, hawking's session to it, the hub, gRPC.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use hawking::{
     binding::{Kind, OptIn},
+    cli::serve::Gateway,
     config::{self, AccountName, Config, Credentials, HashMethod},
-    grpc, hub,
     proto::{self, event_service_client::EventServiceClient},
     sim::{AccountSpec, Event, Frame, Happening, Settings, Simulator},
-    upstream::{self, Seams},
+    upstream::Seams,
 };
 use serde_json::value::RawValue;
-use tokio::{net::TcpListener, task::JoinHandle};
-use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use super::harness::{ACCOUNT, Consumer, account_id, channel, settings, soon};
@@ -20,10 +18,7 @@ use super::harness::{ACCOUNT, Consumer, account_id, channel, settings, soon};
 /// Simulator and gateway, both in this process, over real sockets.
 pub struct Whole {
     pub sim: Simulator,
-    pub hub: Arc<hub::Hub>,
-    pub addr: SocketAddr,
-    stop: CancellationToken,
-    tasks: Vec<JoinHandle<()>>,
+    pub gateway: Gateway,
 }
 
 impl Whole {
@@ -38,32 +33,12 @@ impl Whole {
         change(&mut config);
 
         let seams = Seams::system(&config.upstream).expect("an HTTP client");
-        let random = seams.random.clone();
-        let hub = Arc::new(hub::Hub::new(config.hub, seams.clock.clone(), move || random.next_u64()));
-        let stop = CancellationToken::new();
-        let settings = Arc::new(config.upstream);
-        let mut tasks = Vec::new();
-        for account in config.accounts {
-            hub.add(account.id, account.id, account.always_on.clone());
-            let run = upstream::run(settings.clone(), account, hub.clone(), seams.clone(), stop.clone());
-            tasks.push(tokio::spawn(run));
-        }
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let addr = listener.local_addr().expect("its address");
-        let server = grpc::Server {
-            settings: config.grpc,
-            hub: hub.clone(),
-            opt_in: settings.opt_in.clone(),
-            clock: seams.clock,
-            grace: config.shutdown.grace,
-        };
-        let serving = server.serve(listener, stop.clone());
-        tasks.push(tokio::spawn(async move { serving.await.expect("the services are set up") }));
-        Self { sim, hub, addr, stop, tasks }
+        let gateway = Gateway::start(config, seams).await.expect("a free port");
+        Self { sim, gateway }
     }
 
     pub async fn client(&self) -> EventServiceClient<Channel> {
-        EventServiceClient::new(channel(self.addr).await)
+        EventServiceClient::new(channel(self.gateway.grpc_addr()).await)
     }
 
     /// Begins a stream, and waits until upstream has confirmed all of its bindings.
@@ -92,20 +67,9 @@ impl Whole {
     }
 
     /// Ends all in order.
-    pub async fn stop(mut self) {
-        self.stop.cancel();
-        for task in std::mem::take(&mut self.tasks) {
-            soon("it ends", task).await.expect("it does not panic");
-        }
-        soon("the simulator ends", self.sim.clone().shutdown()).await;
-    }
-}
-
-impl Drop for Whole {
-    fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
+    pub async fn stop(self) {
+        soon("the gateway ends", self.gateway.stop()).await;
+        soon("the simulator ends", self.sim.shutdown()).await;
     }
 }
 
@@ -135,7 +99,7 @@ fn config(sim: &Simulator) -> Config {
             always_on: Vec::new(),
         }],
         hub: config::Hub::default(),
-        grpc: settings(),
+        grpc: config::Grpc { listen: ([127, 0, 0, 1], 0).into(), ..settings() },
         telemetry: config::Telemetry::default(),
         shutdown: config::Shutdown { grace: Duration::from_secs(10) },
     }
