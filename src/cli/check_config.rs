@@ -17,7 +17,8 @@ Examples:
 
 Exit codes:
   0  `hawking serve` would start with it
-  2  something is wrong; each error is a line: where it was set, the setting, what would be right";
+  2  something is wrong; each error is a line: where it was set, the setting,
+     what would be right";
 
 /// Check a configuration without starting anything
 ///
@@ -33,8 +34,8 @@ pub(super) struct CheckArguments {
 
 const PRINT_EXAMPLES: &str = "\
 Examples:
-  hawking print-config > hawking.toml           all settings with their defaults, to edit
-  hawking print-config --config hawking.toml    what is in force, with the environment laid over the file
+  hawking print-config > hawking.toml           all settings, to edit
+  hawking print-config --config hawking.toml    what is in force
 
 Exit codes:
   0  printed
@@ -75,7 +76,8 @@ pub(super) fn load(path: Option<PathBuf>) -> Result<Config, Failure> {
     let config = Config::load(path.as_deref(), config::environment()).map_err(Failure::usage)?;
     if config.accounts.is_empty() {
         return Err(Failure::usage(
-            "no account is configured, so there would be nothing to serve; `hawking print-config` shows how to write one",
+            "no account is configured, so there would be nothing to serve: give --config FILE; \
+             `hawking print-config` shows how to write one",
         ));
     }
     Ok(config)

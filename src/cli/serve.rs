@@ -22,10 +22,10 @@ The upstream need not be there at the start, nor stay: hawking tries for ever, a
 
 const EXAMPLES: &str = "\
 Examples:
-  hawking print-config > hawking.toml      all settings with their defaults, to edit
+  hawking print-config > hawking.toml      all settings, to edit
   hawking check-config --config hawking.toml
   hawking serve --config hawking.toml
-  HAWKING_TELEMETRY__LOG_FILTER=info,hawking=debug hawking serve --config hawking.toml
+  HAWKING_TELEMETRY__LOG_FILTER=debug hawking serve --config hawking.toml
 
 Exit codes:
   0  ended in good order by SIGTERM or SIGINT

@@ -38,14 +38,16 @@ Examples:
   hawking sim                          one call every two seconds
   hawking sim --rate 20 --seed 7       busy, and the same each time
   hawking sim --rate 0                 silent: only what you publish yourself
-  hawking sim --crossbar 127.0.0.1:0 --blackhole 127.0.0.1:0 --control 127.0.0.1:0
+  hawking sim --control 127.0.0.1:0    a free port, printed
 
-The control API, on the control address (POST, JSON):
-  /publish   make an event: {\"api\": \"call_event\", \"event\": { the AMQP payload }}; also conference_event, fax_status,
-             doc_update, presence_update, presence_dialog, presence_mwi_update
+The control API, on the control address; each verb is a POST of JSON:
+  /publish   make an event: {\"api\": \"call_event\", \"event\": {..}} with the AMQP
+             payload; also conference_event, fax_status, doc_update,
+             presence_update, presence_dialog, presence_mwi_update
   /cut       drop TCP connections without a close frame
   /month     turn the month
-  /sessions  who is connected, and what is bound
+  /app       {\"action\": \"restart_listener_srv\"}: go deaf in silence
+  /sessions  who is connected
 
 Exit codes:
   0  ended by Ctrl-C, SIGTERM or --for

@@ -43,18 +43,20 @@ Bindings (quote them: the shell would expand the stars):
   'call.*.3c5f.a@192.0.2.10'       one call; its id as it is, with dots and @
   'object.doc_edited.user'         changed users
   'presence.dialog.*'              who is on the phone
-  The gateway has the whole list: grpcurl -plaintext HOST:PORT hawking.v1.EventService/ListBindingTypes
+The gateway has the whole list:
+  grpcurl -plaintext HOST:PORT hawking.v1.EventService/ListBindingTypes
 
 Examples:
   hawking tail --account 1a2b... 'call.*.*'
-  hawking tail --account 1a2b... --name CHANNEL_DESTROY --field hangup_cause=USER_BUSY 'call.*.*'
-  hawking tail --account 1a2b... --format json 'call.*.*' | jq .event.payload.caller_id_number
+  hawking tail --account 1a2b... --field hangup_cause=USER_BUSY 'call.*.*'
+  hawking tail --account 1a2b... --format json 'call.*.*' | jq .event.payload
   hawking tail --account 1a2b... --count 1 --for 30s 'object.doc_created.*'
 
 Exit codes:
-  0  --count or --for was reached, or it was ended by Ctrl-C, SIGTERM or a closed pipe
-  1  it failed: the server refuses to serve, or --for was over before --count was reached
-  2  the command line is wrong, or the server says that the request is: an unknown account, a malformed binding";
+  0  --count or --for was reached, or Ctrl-C, SIGTERM or a closed pipe ended it
+  1  the server refuses to serve, or --for was over before --count was reached
+  2  the command line is wrong, or the server says that the request is: an
+     unknown account, a malformed binding";
 
 /// Print the events of a running gateway
 #[derive(Debug, Args)]
