@@ -11,7 +11,7 @@ use super::{
 settings! {
     /// The listener for consumers.
     pub struct Grpc {
-        /// Where it listens. In a container: "0.0.0.0:50051" or "[::]:50051".
+        /// Where it listens. In a container: `0.0.0.0:50051` or `[::]:50051`.
         listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 50051)), as Address;
         /// The heartbeat of a stream that asks for none.
         heartbeat_default: Duration = Duration::from_secs(15), as HEARTBEAT;
