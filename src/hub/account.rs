@@ -18,7 +18,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    binding::{AccountId, Binding},
+    binding::{AccountId, Binding, Kind},
     clock::SharedClock,
     config,
 };
@@ -224,6 +224,12 @@ impl Account {
         sequence
     }
 
+    /// Upstream has shown at a time that it delivers every binding of the kind that it holds for this account. That stands
+    /// beside the log: it changes nothing for any reader, and is told with the next report.
+    pub fn proven(&self, kind: Kind, at: SystemTime) {
+        self.state.lock().log.prove(kind, at);
+    }
+
     /// What is wanted, and its changes.
     pub fn interest(&self) -> watch::Receiver<Arc<Interest>> {
         self.interest.subscribe()
@@ -247,7 +253,7 @@ impl Account {
 
     /// How it stands.
     pub fn status(&self) -> AccountStatus {
-        let (mut status, coverage, last_events) = {
+        let (mut status, coverage, proofs) = {
             let mut state = self.state.lock();
             state.log.evict(self.clock.now());
             let (records, bytes) = state.log.size();
@@ -263,9 +269,9 @@ impl Account {
                 views: state.views(),
                 interest: Vec::new(),
             };
-            (status, Arc::clone(state.log.head()), state.log.last_events())
+            (status, Arc::clone(state.log.head()), state.log.proofs())
         };
-        status.interest = coverage.reports(last_events);
+        status.interest = coverage.reports(proofs);
         status
     }
 

@@ -15,7 +15,7 @@ use super::{
     gap::GapReason,
     log::{
         Control, LostBindings, Sequence, UpstreamChange,
-        record::{Change, ControlRecord, LastEvents},
+        record::{Change, ControlRecord, Proofs},
     },
 };
 
@@ -39,7 +39,7 @@ pub struct BindingReport {
     pub state: BindingState,
     /// The upstream binding that serves it, as it is sent.
     pub upstream_binding: Option<Arc<str>>,
-    /// The last confirmation, or the last event of the binding that serves it.
+    /// The last confirmation or event of the binding that serves it, or the last refresh of all bindings of its kind.
     pub proven: Option<SystemTime>,
 }
 
@@ -54,11 +54,33 @@ pub(super) struct Cause {
 }
 
 /// How an upstream binding stands.
+///
+/// A turn of the month silences a part of what a binding brings: `object.*.*` goes on bringing users and devices (F34). So
+/// it is not lost then, but marked, and the mark concerns those alone who want what is filed by month.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Held {
-    Active { confirmed: SystemTime },
-    Lost { confirmed: SystemTime, cause: Cause },
+    Active { confirmed: SystemTime, turned: Option<Cause> },
+    Lost { confirmed: SystemTime, cause: Cause, turned: Option<Cause> },
     Refused { reason: Arc<str> },
+}
+
+impl Held {
+    /// Why it brings nothing, to one who wants what is filed by month, or to one who does not. What is lost twice is lost
+    /// since the first time.
+    fn lost(&self, month_bound: bool) -> Option<Cause> {
+        match self {
+            Held::Active { turned, .. } => turned.filter(|_| month_bound),
+            Held::Lost { cause, turned, .. } => Some(turned.filter(|_| month_bound).unwrap_or(*cause)),
+            Held::Refused { .. } => None,
+        }
+    }
+
+    fn confirmed(&self) -> Option<SystemTime> {
+        match self {
+            Held::Active { confirmed, .. } | Held::Lost { confirmed, .. } => Some(*confirmed),
+            Held::Refused { .. } => None,
+        }
+    }
 }
 
 /// Upstream bindings and how they stand, and what is wanted and since which record: both in order of the bindings.
@@ -74,7 +96,7 @@ impl Holdings {
         match &record.change {
             Change::Upstream(Control::Upstream(_)) => false,
             Change::Upstream(Control::Confirmed { binding }) => {
-                relevant(binding.pattern()) && self.hold(binding, Held::Active { confirmed: record.time })
+                relevant(binding.pattern()) && self.hold(binding, Held::Active { confirmed: record.time, turned: None })
             }
             Change::Upstream(Control::Refused { binding, reason }) => {
                 relevant(binding.pattern())
@@ -128,9 +150,18 @@ impl Holdings {
     /// Only what is confirmed can be lost.
     fn lose(&mut self, lost: &LostBindings, cause: Cause) -> bool {
         let lose = |held: &mut Held| {
-            let Held::Active { confirmed } = *held else { return false };
-            *held = Held::Lost { confirmed, cause };
-            true
+            match (&mut *held, cause.reason) {
+                (Held::Active { turned, .. }, GapReason::MonthTurn) => {
+                    let first = turned.is_none();
+                    turned.get_or_insert(cause);
+                    first
+                }
+                (Held::Active { confirmed, turned }, _) => {
+                    *held = Held::Lost { confirmed: *confirmed, cause, turned: *turned };
+                    true
+                }
+                (Held::Lost { .. } | Held::Refused { .. }, _) => false,
+            }
         };
         let mut touched = false;
         match lost {
@@ -156,7 +187,7 @@ impl Holdings {
 pub(super) struct Coverage {
     upstream: UpstreamStanding,
     holdings: Holdings,
-    last_events: LastEvents,
+    proofs: Proofs,
 }
 
 /// The upstream's state at one position.
@@ -199,22 +230,22 @@ impl Coverage {
                 position: Sequence(0),
             },
             holdings: Holdings { held: Vec::new(), wanted },
-            last_events: LastEvents::default(),
+            proofs: Proofs::default(),
         }
     }
 
     pub(super) fn apply(&mut self, record: &ControlRecord) {
         self.upstream.fold(record);
         self.holdings.apply(record, |_| true);
-        self.last_events = record.last_events;
+        self.proofs = record.proofs;
     }
 
     pub(super) fn upstream(&self) -> &UpstreamStanding {
         &self.upstream
     }
 
-    pub(super) fn last_events(&self) -> LastEvents {
-        self.last_events
+    pub(super) fn proofs(&self) -> Proofs {
+        self.proofs
     }
 
     /// The part that concerns one binding.
@@ -230,11 +261,11 @@ impl Coverage {
     }
 
     /// How everything that is wanted stands.
-    pub(super) fn reports(&self, last_events: LastEvents) -> Vec<BindingReport> {
+    pub(super) fn reports(&self, proofs: Proofs) -> Vec<BindingReport> {
         self.holdings
             .wanted
             .iter()
-            .map(|(binding, _)| self.standing(binding, binding.as_str().into()).report(last_events))
+            .map(|(binding, _)| self.standing(binding, binding.as_str().into()).report(proofs))
             .collect()
     }
 }
@@ -286,10 +317,8 @@ impl Standing {
     /// has been pending since it was wanted.
     pub(super) fn cause(&self, now: SystemTime) -> Cause {
         let wanted = self.holdings.wanted.iter().map(|(_, since)| *since).min();
-        let losses = self.holdings.held.iter().filter_map(|(_, held)| match held {
-            Held::Lost { cause, .. } => Some(*cause),
-            Held::Active { .. } | Held::Refused { .. } => None,
-        });
+        let month_bound = self.binding.month_bound();
+        let losses = self.holdings.held.iter().filter_map(|(_, held)| held.lost(month_bound));
         losses
             .max_by_key(|cause| cause.sequence)
             .filter(|cause| wanted < Some(cause.sequence) && wanted.is_some())
@@ -302,17 +331,18 @@ impl Standing {
 
     /// The confirmed upstream binding that serves it.
     fn server(&self) -> Option<&(UpstreamBinding, Held)> {
-        self.holdings.held.iter().find(|(_, held)| matches!(held, Held::Active { .. }))
+        let month_bound = self.binding.month_bound();
+        let brings = |held: &Held| held.confirmed().is_some() && held.lost(month_bound).is_none();
+        self.holdings.held.iter().find(|(_, held)| brings(held))
     }
 
-    pub(super) fn report(&self, last_events: LastEvents) -> BindingReport {
-        let event = last_events.get(self.kind());
-        let proven = self.holdings.held.iter().filter_map(|(_, held)| match held {
-            Held::Active { confirmed } => Some(event.map_or(*confirmed, |event| event.max(*confirmed))),
-            Held::Lost { confirmed, cause } => {
-                Some(event.unwrap_or(*confirmed).min(cause.since).max(*confirmed))
-            }
-            Held::Refused { .. } => None,
+    pub(super) fn report(&self, proofs: Proofs) -> BindingReport {
+        let month_bound = self.binding.month_bound();
+        let last = proofs.get(self.kind());
+        let proven = self.holdings.held.iter().filter_map(|(_, held)| {
+            let confirmed = held.confirmed()?;
+            let last = last.unwrap_or(confirmed).max(confirmed);
+            Some(held.lost(month_bound).map_or(last, |cause| last.min(cause.since).max(confirmed)))
         });
         BindingReport {
             binding: Arc::clone(&self.text),

@@ -11,7 +11,7 @@ use super::{
     coverage::{BindingReport, BindingState, Cause, Coverage, Standing},
     log::{
         Control, Sequence,
-        record::{Change, ControlRecord, LastEvents},
+        record::{Change, ControlRecord, Proofs},
     },
 };
 
@@ -147,7 +147,7 @@ impl GapTracker {
                 }
             }
             if state != tracked.state || server != tracked.standing.server_text() {
-                reports.push(tracked.standing.report(record.last_events));
+                reports.push(tracked.standing.report(record.proofs));
                 tracked.state = state;
             }
         }
@@ -181,8 +181,8 @@ impl GapTracker {
     }
 
     /// How the bindings stand, in their order.
-    pub(super) fn reports(&self, last_events: LastEvents) -> Vec<BindingReport> {
-        self.bindings.iter().map(|tracked| tracked.standing.report(last_events)).collect()
+    pub(super) fn reports(&self, proofs: Proofs) -> Vec<BindingReport> {
+        self.bindings.iter().map(|tracked| tracked.standing.report(proofs)).collect()
     }
 
     /// The canonical texts of all bindings.

@@ -16,7 +16,7 @@ use super::{
     gap::{Gap, GapReason, GapTracker},
     log::{
         Cursor, Sequence, UpstreamChange, UpstreamState, Window,
-        record::{ControlRecord, LastEvents},
+        record::{ControlRecord, Proofs},
     },
     start::{self, Begin},
     state::{Overtaken, State, Step},
@@ -102,10 +102,10 @@ pub(super) async fn subscribe(
             return Err(SubscribeError::AccountGone);
         }
         let begin = begin.unwrap_or_else(|| Begin::live(&state.log, account.now()));
-        Ok((begin, state.log.window(), state.log.last_events()))
+        Ok((begin, state.log.window(), state.log.proofs()))
     };
-    let (begin, window, last_events) = account.with_state(fix)?;
-    Ok(Subscription::new(membership, projection, &spec, begin, window, last_events))
+    let (begin, window, proofs) = account.with_state(fix)?;
+    Ok(Subscription::new(membership, projection, &spec, begin, window, proofs))
 }
 
 /// Waits until no binding is pending any more: as long as the upstream is up, and for a bounded time.
@@ -114,12 +114,12 @@ async fn settle(account: &Account, projection: &Projection, all: bool) -> Result
     let deadline = Instant::now() + account.settings().confirm_wait;
     loop {
         controls.mark_unchanged();
-        let (gone, coverage, last_events) = account
-            .with_state(|state| (state.is_gone(), Arc::clone(state.log.head()), state.log.last_events()));
+        let (gone, coverage, proofs) = account
+            .with_state(|state| (state.is_gone(), Arc::clone(state.log.head()), state.log.proofs()));
         if gone {
             return Err(SubscribeError::AccountGone);
         }
-        let reports = projection.reports(&coverage, last_events);
+        let reports = projection.reports(&coverage, proofs);
         if all && reports.iter().any(|report| matches!(report.state, BindingState::Refused(_))) {
             return Err(SubscribeError::BindingsRefused(reports));
         }
@@ -134,9 +134,9 @@ async fn settle(account: &Account, projection: &Projection, all: bool) -> Result
 }
 
 impl Projection {
-    fn reports(&self, coverage: &Coverage, last_events: LastEvents) -> Vec<BindingReport> {
+    fn reports(&self, coverage: &Coverage, proofs: Proofs) -> Vec<BindingReport> {
         self.bindings()
-            .map(|(binding, text)| coverage.standing(binding, Arc::clone(text)).report(last_events))
+            .map(|(binding, text)| coverage.standing(binding, Arc::clone(text)).report(proofs))
             .collect()
     }
 }
@@ -148,18 +148,18 @@ impl Subscription {
         spec: &SubscribeSpec,
         begin: Begin,
         window: Window,
-        last_events: LastEvents,
+        proofs: Proofs,
     ) -> Self {
         let Begin { position, time, coverage, controls, miss } = begin;
         let coverage = start::coverage_at(coverage, &controls);
-        let last_events = if spec.start == Start::Live { last_events } else { coverage.last_events() };
+        let proofs = if spec.start == Start::Live { proofs } else { coverage.proofs() };
         let bindings = spec.bindings.iter().map(|binding| (binding.clone(), binding.as_str().into()));
         let (tracker, gaps) = GapTracker::new(bindings, &coverage, position, time);
         let miss = miss.map(|miss| miss.gap(position, tracker.texts()));
         let upstream = coverage.upstream().clone();
         Self {
             begin: membership.account.cursor(position),
-            begin_reports: tracker.reports(last_events),
+            begin_reports: tracker.reports(proofs),
             begin_upstream: upstream.clone(),
             begin_window: window,
             membership,
@@ -285,7 +285,7 @@ impl Subscription {
         let upstream = self.upstream.fold(record);
         let changes = self.tracker.apply(record);
         self.queue.extend(changes.gaps.into_iter().map(Item::Gap));
-        let reports = if upstream { self.tracker.reports(record.last_events) } else { changes.reports };
+        let reports = if upstream { self.tracker.reports(record.proofs) } else { changes.reports };
         if upstream || !reports.is_empty() {
             self.queue.push_back(upstream_item(&self.upstream, record.sequence, reports));
         }
@@ -311,7 +311,7 @@ impl Subscription {
         self.queue.extend(gaps.into_iter().map(Item::Gap));
         // Any change of a state in the stretch that was skipped.
         self.upstream = at.coverage.upstream().clone();
-        let reports = self.tracker.reports(at.coverage.last_events());
+        let reports = self.tracker.reports(at.coverage.proofs());
         self.queue.push_back(upstream_item(&self.upstream, at.oldest, reports));
         self.ordinal = None;
         self.advance(at.oldest, at.oldest_time);

@@ -124,8 +124,8 @@ pub(in crate::hub) struct ControlRecord {
     pub(in crate::hub) sequence: Sequence,
     pub(in crate::hub) time: SystemTime,
     pub(in crate::hub) change: Change,
-    /// The last event of each kind before it: so that what a replaying reader is told of proofs is what a live one was.
-    pub(in crate::hub) last_events: LastEvents,
+    /// When each kind was last proven before it: so that what a replaying reader is told of proofs is what a live one was.
+    pub(in crate::hub) proofs: Proofs,
 }
 
 /// What can change the coverage: the upstream, and what is wanted. The latter stands in the log too, because an event
@@ -155,13 +155,14 @@ impl ControlRecord {
     }
 }
 
-/// When the last event of each kind was received.
+/// Until when each kind of binding is proven to have delivered: its last event, or the refresh of all its bindings.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(in crate::hub) struct LastEvents([Option<SystemTime>; 7]);
+pub(in crate::hub) struct Proofs([Option<SystemTime>; 7]);
 
-impl LastEvents {
+impl Proofs {
     pub(in crate::hub) fn set(&mut self, kind: Kind, time: SystemTime) {
-        self.0[slot(kind)] = Some(time);
+        let proof = &mut self.0[slot(kind)];
+        *proof = (*proof).max(Some(time));
     }
 
     pub(in crate::hub) fn get(&self, kind: Kind) -> Option<SystemTime> {

@@ -9,11 +9,11 @@ use std::{
     time::SystemTime,
 };
 
-use crate::config;
+use crate::{binding::Kind, config};
 
 use super::{
     Epoch, IncomingEvent, Sequence, Window,
-    record::{Change, ControlRecord, EventRecord, LastEvents, Record},
+    record::{Change, ControlRecord, EventRecord, Proofs, Record},
 };
 use crate::hub::coverage::Coverage;
 
@@ -36,7 +36,7 @@ pub(in crate::hub) struct Log {
     encoded_bytes: Arc<AtomicUsize>,
     base: Arc<Coverage>,
     head: Arc<Coverage>,
-    last_events: LastEvents,
+    proofs: Proofs,
 }
 
 /// What bounds a log. The newest record stays whatever its size.
@@ -72,7 +72,7 @@ impl Log {
             encoded_bytes: Arc::default(),
             base: Arc::clone(&coverage),
             head: coverage,
-            last_events: LastEvents::default(),
+            proofs: Proofs::default(),
         }
     }
 
@@ -120,8 +120,8 @@ impl Log {
         &self.head
     }
 
-    pub(in crate::hub) fn last_events(&self) -> LastEvents {
-        self.last_events
+    pub(in crate::hub) fn proofs(&self) -> Proofs {
+        self.proofs
     }
 
     /// Whether everything received at or after a time is there.
@@ -146,16 +146,21 @@ impl Log {
 
     pub(in crate::hub) fn append(&mut self, event: IncomingEvent, now: SystemTime) -> Sequence {
         let (sequence, received) = self.stamp(now);
-        self.last_events.set(event.key.kind, received);
+        self.proofs.set(event.key.kind, received);
         let record = EventRecord::new(sequence, received, event, Arc::clone(&self.encoded_bytes));
         self.push(Record::Event(Arc::new(record)));
         self.evict(now);
         sequence
     }
 
+    /// All bindings of the kind were proven at a time. No record: it changes nothing for any reader.
+    pub(in crate::hub) fn prove(&mut self, kind: Kind, at: SystemTime) {
+        self.proofs.set(kind, at);
+    }
+
     pub(in crate::hub) fn record(&mut self, change: Change, now: SystemTime) -> Sequence {
         let (sequence, time) = self.stamp(now);
-        let record = Arc::new(ControlRecord { sequence, time, change, last_events: self.last_events });
+        let record = Arc::new(ControlRecord { sequence, time, change, proofs: self.proofs });
         Arc::make_mut(&mut self.head).apply(&record);
         self.controls.push_back(Arc::clone(&record));
         self.push(Record::Control(record));

@@ -314,3 +314,68 @@ async fn a_reader_that_missed_an_outage_is_not_told_that_all_is_well() {
     let told = gaps(&drain(&mut skips));
     assert_eq!((told.len(), told[0].id), (1, again));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_of_the_month_is_a_gap_for_what_is_filed_by_month_alone() {
+    let bench = Bench::new(settings());
+    bench.confirm("object.*.*");
+    let turn = |since| Control::Lost {
+        bindings: LostBindings::These(vec![upstream("object.*.*")]),
+        reason: GapReason::MonthTurn,
+        since,
+    };
+    let bindings = ["object.doc_created.user", "object.doc_created.fax", "object.doc_edited.*"];
+    let mut reader = bench.subscribe(&bindings).await;
+    advance(Duration::from_secs(60)).await;
+    let before = bench.now();
+    let turned = bench.account.record(turn(before)).0;
+    let mut late = bench.subscribe(&bindings).await;
+    let seen = drain(&mut reader);
+    let [Seen::Gap(opened), Seen::Upstream(_, _, reports)] = &seen[..] else { panic!("{seen:#?}") };
+    assert_eq!((opened.id, opened.reason, opened.start_time), (turned, GapReason::MonthTurn, Some(before)));
+    assert_eq!(texts(opened), bindings[1..]);
+    assert_eq!(reports.len(), 2, "the users go on");
+    let late_opened = gaps(&drain(&mut late));
+    assert_eq!(late_opened, [opened.clone()], "the same for one who comes later");
+
+    // Cut while it lasts: that is a gap for the users, and the same old one for the others.
+    let cut = bench.lose_all(bench.now());
+    let opened = gaps(&drain(&mut reader));
+    assert_eq!((texts(&opened[0]), opened[0].id), (vec![bindings[0]], cut));
+    assert_eq!(opened.len(), 1);
+    let mut latest = bench.subscribe(&bindings).await;
+    assert_eq!(gaps(&drain(&mut latest)).iter().map(|gap| gap.id).collect::<Vec<_>>(), [cut, turned]);
+    for reader in [&mut reader, &mut late, &mut latest] {
+        drain(reader);
+    }
+
+    let confirmed = bench.confirm("object.*.*");
+    for reader in [&mut reader, &mut late, &mut latest] {
+        let closed = gaps(&drain(reader));
+        let ends: Vec<_> = closed.iter().map(|gap| (gap.id, gap.before, gap.bindings.len())).collect();
+        let end = Some(Sequence(confirmed));
+        assert_eq!(ends, [(cut, end, 1), (turned, end, 2)]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_proves_and_says_nothing() {
+    let bench = Bench::new(settings());
+    bench.confirm("call.*.*");
+    let mut reader = bench.subscribe(&["call.CHANNEL_CREATE.*"]).await;
+    drain(&mut reader);
+    advance(Duration::from_secs(300)).await;
+    let (refreshed, records) = (bench.now(), bench.account.status().records);
+    bench.account.proven(crate::binding::Kind::Call, refreshed);
+    bench.account.proven(crate::binding::Kind::Call, refreshed - Duration::from_secs(1));
+    assert!(matches!(drain(&mut reader)[..], [Seen::Heartbeat(_)]));
+    let status = bench.account.status();
+    assert_eq!((status.records, status.interest[0].proven), (records, Some(refreshed)));
+
+    // What comes after the last proof before a loss is not proven.
+    advance(Duration::from_secs(300)).await;
+    bench.lose_all(bench.now());
+    let seen = drain(&mut reader);
+    let [Seen::Gap(_), Seen::Upstream(_, _, reports)] = &seen[..] else { panic!("{seen:#?}") };
+    assert_eq!(reports[0].proven, Some(refreshed));
+}

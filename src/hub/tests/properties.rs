@@ -65,14 +65,14 @@ fn wishes() -> impl Strategy<Value = Vec<&'static str>> {
 struct Witness {
     /// Each event that was appended, with its key.
     events: Vec<(u64, String)>,
-    /// Each control record, with the upstream bindings that are confirmed after it.
-    confirmed: Vec<(u64, Vec<&'static str>)>,
+    /// Each control record, with the upstream bindings that are confirmed after it, and whether the month has turned since.
+    confirmed: Vec<(u64, Vec<(&'static str, bool)>)>,
     refused: Vec<&'static str>,
     other: Option<Subscription>,
 }
 
 impl Witness {
-    fn now_confirmed(&self) -> Vec<&'static str> {
+    fn now_confirmed(&self) -> Vec<(&'static str, bool)> {
         self.confirmed.last().map(|(_, bindings)| bindings.clone()).unwrap_or_default()
     }
 
@@ -101,25 +101,34 @@ impl Witness {
                 return;
             }
             Step::Confirm(text) => {
-                confirmed.retain(|other| *other != text);
-                confirmed.push(text);
+                confirmed.retain(|(other, _)| *other != text);
+                confirmed.push((text, false));
                 bench.confirm(text)
             }
             Step::Refuse(text) => {
-                confirmed.retain(|other| *other != text);
+                confirmed.retain(|(other, _)| *other != text);
                 self.refused.push(text);
                 bench.account.record(Control::Refused { binding: upstream(text), reason: "no".into() }).0
             }
             Step::Drop(text) => {
-                confirmed.retain(|other| *other != text);
+                confirmed.retain(|(other, _)| *other != text);
                 bench.account.record(Control::Dropped { binding: upstream(text) }).0
             }
             Step::Lose(None, reason) => {
-                confirmed.clear();
+                match reason {
+                    GapReason::MonthTurn => confirmed.iter_mut().for_each(|(_, turned)| *turned = true),
+                    _ => confirmed.clear(),
+                }
                 bench.account.record(Control::Lost { bindings: LostBindings::All, reason, since }).0
             }
             Step::Lose(Some(text), reason) => {
-                confirmed.retain(|other| *other != text);
+                match reason {
+                    GapReason::MonthTurn => confirmed
+                        .iter_mut()
+                        .filter(|(other, _)| *other == text)
+                        .for_each(|(_, turned)| *turned = true),
+                    _ => confirmed.retain(|(other, _)| *other != text),
+                }
                 let bindings = LostBindings::These(vec![upstream(text)]);
                 bench.account.record(Control::Lost { bindings, reason, since }).0
             }
@@ -141,8 +150,11 @@ impl Witness {
 
     /// The stretches in which a binding was not covered, from a position on: by the book, without the hub's own fold.
     fn uncovered(&self, wish: &str, from: u64) -> Vec<(u64, Option<u64>)> {
-        let covers = |bindings: &[&str]| {
-            bindings.iter().any(|text| upstream(text).pattern().contains(binding(wish).pattern()))
+        let covers = |bindings: &[(&str, bool)]| {
+            bindings.iter().any(|(text, turned)| {
+                upstream(text).pattern().contains(binding(wish).pattern())
+                    && !(*turned && binding(wish).month_bound())
+            })
         };
         let at_start = self.confirmed.iter().rev().find(|(sequence, _)| *sequence <= from);
         let mut stretches: Vec<(u64, Option<u64>)> = Vec::new();
