@@ -1,10 +1,10 @@
 //! The way out: the accept loop, the body of `Subscribe`, the unary calls.
 //!
-//! - [`listener`](self): connections. It owns every task that it starts and ends them all.
+//! - `listener`: connections. It owns every task that it starts and ends them all.
 //! - `services`: which path is served by whom; the unary calls, health, reflection.
 //! - `subscribe`: the request half of `Subscribe`. `limits` says what a request may hold.
-//! - `stream`: the response half: what a subscription yields as messages, up to the trailers. Only its last few lines
-//!   know what writes them to the wire.
+//! - `stream`: the response half: what a subscription yields as messages, up to the trailers. Only its end knows what
+//!   writes them to the wire.
 //! - `message`: the hub's types as messages of `hawking.v1`.
 //! - `status`: the contract of errors, one function for each condition.
 

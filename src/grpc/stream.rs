@@ -20,7 +20,7 @@ use tonic::Status;
 use crate::{
     binding::AccountId,
     clock::SharedClock,
-    hub::{Cursor, EndReason, Item, Subscription},
+    hub::{Item, Subscription},
     proto::{self, subscribe_response::Kind},
 };
 
@@ -121,19 +121,15 @@ impl EventStream {
             let status = status::deadline_exceeded(Some(self.subscription.position()));
             return Poll::Ready(self.trailers(&status));
         }
-        let part = match std::task::ready!(self.subscription.poll_next(cx)) {
-            Some(Item::Events { frames, .. }) => Part::Messages(frames),
-            Some(Item::End(reason)) => self.ended(&reason),
-            Some(item) => Part::Messages(message::response(self.kind(item))),
-            None => self.trailers(&status::internal("the subscription ended without a reason")),
+        let Some(item) = std::task::ready!(self.subscription.poll_next(cx)) else {
+            return Poll::Ready(self.trailers(&status::internal("the subscription ended without a reason")));
         };
-        Poll::Ready(part)
-    }
-
-    /// A message that is for this stream alone.
-    fn kind(&self, item: Item) -> Kind {
         let epoch = self.subscription.position().epoch;
-        match item {
+        let kind = match item {
+            Item::Events { frames, .. } => return Poll::Ready(Part::Messages(frames)),
+            Item::End(reason) => {
+                return Poll::Ready(self.trailers(&status::ended(&reason, self.account.as_str())));
+            }
             Item::Gap(gap) => Kind::Gap(message::gap(&gap, epoch)),
             Item::Upstream { change, since, position, bindings } => {
                 Kind::UpstreamStatus(message::upstream_status(
@@ -147,9 +143,8 @@ impl EventStream {
                 position: Some(message::cursor(epoch, position)),
                 time: Some(message::timestamp(self.clock.now())),
             }),
-            // Never: `poll_items` takes both out before. A message with nothing in it does no harm.
-            Item::Events { .. } | Item::End(_) => Kind::Heartbeat(proto::Heartbeat::default()),
-        }
+        };
+        Poll::Ready(Part::Messages(message::response(kind)))
     }
 
     /// `Draining` now, the status with the next part.
@@ -158,17 +153,9 @@ impl EventStream {
         self.next = Next::Status(status::draining(Some(position)));
         Part::Messages(message::response(Kind::Draining(proto::Draining {
             reason: proto::DrainReason::Shutdown.into(),
-            position: Some(self.cursor(position)),
+            position: Some(message::cursor(position.epoch, position.sequence)),
             deadline: Some(message::timestamp(self.clock.now() + self.grace)),
         })))
-    }
-
-    fn ended(&mut self, reason: &EndReason) -> Part {
-        self.trailers(&status::ended(reason, self.account.as_str()))
-    }
-
-    fn cursor(&self, Cursor { epoch, sequence }: Cursor) -> proto::Cursor {
-        message::cursor(epoch, sequence)
     }
 
     fn trailers(&mut self, status: &Status) -> Part {

@@ -277,3 +277,68 @@ fn every_declared_field_is_written() {
         }
     }
 }
+
+mod random {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn json() -> impl Strategy<Value = serde_json::Value> {
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<bool>().prop_map(Into::into),
+            any::<i64>().prop_map(Into::into),
+            any::<f64>().prop_map(Into::into),
+            ".{0,20}".prop_map(Into::into),
+            "-?[0-9]{1,20}".prop_map(Into::into),
+        ];
+        leaf.prop_recursive(4, 32, 5, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..5).prop_map(Into::into),
+                prop::collection::btree_map(".{0,8}", inner, 0..5)
+                    .prop_map(|members| serde_json::Value::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
+    /// Names that are declared, with every shape among them, and others.
+    fn object() -> impl Strategy<Value = serde_json::Value> {
+        let key = prop_oneof!["is_soft_deleted|date_created|date_modified|doc|id|type", ".{0,8}"];
+        prop::collection::btree_map(key, json(), 0..8)
+            .prop_map(|members| serde_json::Value::Object(members.into_iter().collect()))
+    }
+
+    proptest! {
+        #[test]
+        fn structs(json in object()) {
+            prop_assert_eq!(struct_of(&json.to_string()), expected_struct(&json));
+        }
+
+        /// Each member is either in `additional_fields`, unchanged, or in its field.
+        #[test]
+        fn nothing_is_lost(json in object()) {
+            let object = super::object(&json.to_string());
+            let additional = object.additional_fields.clone().unwrap_or_default().fields;
+            for (key, member) in json.as_object().unwrap() {
+                if let Some(kept) = additional.get(key) {
+                    prop_assert_eq!(kept, &value(member));
+                    continue;
+                }
+                let plain = member.as_str().map_or_else(|| member.to_string(), str::to_owned);
+                let (is_there, read_back) = match key.as_str() {
+                    "is_soft_deleted" => (object.is_soft_deleted.is_some(), object.is_soft_deleted.map(|b| b.to_string())),
+                    "date_created" => (object.date_created.is_some(), object.date_created.map(|n| n.to_string())),
+                    "date_modified" => (object.date_modified.is_some(), object.date_modified.map(|n| n.to_string())),
+                    "doc" => (true, Some(object.doc.clone())),
+                    "id" => (true, Some(object.id.clone())),
+                    "type" => (true, Some(object.r#type.clone())),
+                    other => return Err(TestCaseError::fail(format!("{other:?} is nowhere"))),
+                };
+                prop_assert!(is_there, "{} is nowhere", key);
+                let read_back = read_back.unwrap();
+                let same_number = read_back.parse::<f64>().ok().zip(plain.parse::<f64>().ok()).is_some_and(|(a, b)| a == b);
+                prop_assert!(read_back == plain || same_number, "{key}: {read_back} for {plain}");
+            }
+        }
+    }
+}
