@@ -4,12 +4,10 @@
 
 use std::time::Duration;
 
+use futures_util::{FutureExt, future::BoxFuture};
 use rand::RngExt;
-use tokio::time::{Instant, sleep_until, timeout};
-use tonic::{
-    Code, Status, Streaming,
-    transport::{Channel, Endpoint},
-};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tonic::{Code, Status, Streaming, transport::Endpoint};
 use tonic_types::StatusExt;
 
 use crate::proto::{
@@ -71,9 +69,13 @@ pub(crate) struct Subscriber {
 enum State {
     /// Not before this instant a stream is opened.
     Waiting(Instant),
+    /// Kept here, so that it goes on although the caller of `next` looks elsewhere meanwhile: the server may take its time.
+    Opening(BoxFuture<'static, Result<Streaming<SubscribeResponse>, Status>>),
     Open {
         stream: Box<Streaming<SubscribeResponse>>,
         since: Instant,
+        /// When the last message came.
+        heard: Instant,
     },
 }
 
@@ -105,17 +107,20 @@ impl Subscriber {
             match &mut self.state {
                 State::Waiting(until) => {
                     sleep_until(*until).await;
-                    match self.open().await {
-                        Ok(stream) => {
-                            self.state = State::Open { stream: Box::new(stream), since: Instant::now() };
-                        }
-                        Err(status) => return self.ended(&status, false),
-                    }
+                    self.state = State::Opening(open(self.endpoint.clone(), self.request.clone()).boxed());
                 }
-                State::Open { stream, since } => {
+                State::Opening(opening) => match opening.await {
+                    Ok(stream) => {
+                        let now = Instant::now();
+                        self.state = State::Open { stream: Box::new(stream), since: now, heard: now };
+                    }
+                    Err(status) => return self.ended(&status, false),
+                },
+                State::Open { stream, since, heard } => {
                     let lived = since.elapsed() >= GOOD_LIFE;
-                    let status = match timeout(DEAD_AFTER, stream.message()).await {
+                    let status = match timeout_at(*heard + DEAD_AFTER, stream.message()).await {
                         Ok(Ok(Some(message))) => {
+                            *heard = Instant::now();
                             self.remember(&message);
                             return Ok(Happening::Message(Box::new(message)));
                         }
@@ -129,17 +134,6 @@ impl Subscriber {
                 }
             }
         }
-    }
-
-    async fn open(&self) -> Result<Streaming<SubscribeResponse>, Status> {
-        let channel: Channel = self.endpoint.connect().await.map_err(|error| {
-            Status::unavailable(format!("cannot connect to {}: {}", self.endpoint.uri(), innermost(&error)))
-        })?;
-        let mut client = EventServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
-        // The headers come once the server has fixed the position: it waits a little for upstream's confirmations.
-        let opened = timeout(DEAD_AFTER, client.subscribe(self.request.clone())).await;
-        let response = opened.map_err(|_| Status::unavailable("the server does not answer"))??;
-        Ok(response.into_inner())
     }
 
     /// Advances the cursor. Only by messages that say "all up to here was delivered": a gap says that it was not, and an
@@ -161,6 +155,11 @@ impl Subscriber {
         let reason = describe(status);
         let error_reason = status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
         let mut retry_in = self.delay(lived);
+        if status.code() == Code::ResourceExhausted {
+            // "Wait long" is what the contract says of this one.
+            retry_in = retry_in.max(BACKOFF_LAST);
+        }
+        self.state = State::Waiting(Instant::now() + retry_in);
         match status.code() {
             Code::OutOfRange if self.request.start.is_some() => return Ok(self.start_over(reason)),
             Code::InvalidArgument if error_reason == "INVALID_CURSOR" && self.request.start.is_some() => {
@@ -170,14 +169,12 @@ impl Subscriber {
             Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented => {
                 return Err(Refused::Server(reason));
             }
-            // "Wait long" is what the contract says of this one.
-            Code::ResourceExhausted => retry_in = retry_in.max(BACKOFF_LAST),
             _ => {}
         }
+        // From here on it is the last cursor that counts, whatever was asked for at first.
         if let Some(cursor) = &self.last_cursor {
             self.request.start = Some(Start::ResumeAfter(cursor.clone()));
         }
-        self.state = State::Waiting(Instant::now() + retry_in);
         Ok(Happening::Interrupted { reason, retry_in })
     }
 
@@ -197,6 +194,17 @@ impl Subscriber {
         self.backoff = (self.backoff * 2).min(BACKOFF_LAST);
         delay
     }
+}
+
+async fn open(endpoint: Endpoint, request: SubscribeRequest) -> Result<Streaming<SubscribeResponse>, Status> {
+    let channel = endpoint.connect().await.map_err(|error| {
+        Status::unavailable(format!("cannot connect to {}: {}", endpoint.uri(), innermost(&error)))
+    })?;
+    let mut client = EventServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+    // The headers come once the server has fixed the position: it waits a little for upstream's confirmations.
+    let opened = timeout(DEAD_AFTER, client.subscribe(request)).await;
+    let response = opened.map_err(|_| Status::unavailable("the server does not answer"))??;
+    Ok(response.into_inner())
 }
 
 /// A status in words for people: its message, the machine's reason, and the fields that it complains about.
