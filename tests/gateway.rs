@@ -5,8 +5,10 @@
 
 mod gateway {
     mod harness;
+    mod tls;
     mod whole;
 
+    mod classic;
     mod connections;
     mod crowd;
     mod live;

@@ -61,7 +61,8 @@ impl From<TlsSetupError> for TransportError {
 pub struct ReqwestTransport {
     tls: config::UpstreamTls,
     plain: reqwest::Client,
-    /// One for each host that is spoken to by https, built when it is first needed.
+    /// One for each host that is spoken to by https, built when it is first needed, and again after it was of no use: the CA
+    /// file may have been renewed in between.
     secure: Mutex<HashMap<String, reqwest::Client>>,
 }
 
@@ -82,7 +83,7 @@ impl ReqwestTransport {
         if url.scheme() != "https" {
             return Ok(self.plain.clone());
         }
-        let host = url.host_str().unwrap_or_default().to_owned();
+        let host = host(url);
         if let Some(client) = self.secure.lock().get(&host) {
             return Ok(client.clone());
         }
@@ -97,6 +98,10 @@ impl ReqwestTransport {
         let client = builder.build().map_err(|_| TlsSetupError::Provider)?;
         Ok(self.secure.lock().entry(host).or_insert(client).clone())
     }
+}
+
+fn host(url: &Url) -> String {
+    url.host_str().unwrap_or_default().to_owned()
 }
 
 fn builder(tls: rustls::ClientConfig) -> reqwest::ClientBuilder {
@@ -140,13 +145,20 @@ impl Transport for ReqwestTransport {
     fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, TransportError>> {
         Box::pin(async move {
             let mut request = reqwest::Request::try_from(request).map_err(|_| TransportError::Connect)?;
+            let host = host(request.url());
             let client = self.client(request.url()).await?;
             if let Some(name) = &self.tls.server_name
                 && request.url().scheme() == "https"
             {
                 rename(&mut request, name)?;
             }
-            let mut response = client.execute(request).await.map_err(error)?;
+            let mut response = client.execute(request).await.map_err(|failed| {
+                let error = error(failed);
+                if matches!(error, TransportError::Tls(_)) {
+                    self.secure.lock().remove(&host);
+                }
+                error
+            })?;
             let mut body = BytesMut::new();
             while let Some(chunk) = response.chunk().await.map_err(error)? {
                 if body.len() + chunk.len() > MAX_RESPONSE_BYTES {
