@@ -1,6 +1,6 @@
 //! An upstream to run and to test against: Crossbar and blackhole, faithful to recordings of the real ones.
 //!
-//! A [`Simulator`] is one node of a Kazoo cluster as a client meets it: Crossbar to log in, blackhole to get events from, and
+//! A [`Simulator`] is a Kazoo cluster as a client meets it: Crossbar to log in, blackhole to get events from, and
 //! a control API that makes the events. It is built as blackhole is, quirk for quirk, because the quirks are what a client has
 //! to survive: reference counts that sessions share, months that are bound at subscription, success that proves nothing.
 //! `tests/simulator.rs` plays recordings of a real blackhole against it.
@@ -9,11 +9,12 @@
 //!
 //! In the order in which things pass:
 //!
-//! - `upgrade` answers HTTP, `session` carries the frames, `request` executes what a frame asks, `bindings` knows what a
-//!   binding stands for.
-//! - `event` builds what is published, `broker` says who gets it.
+//! - `listener` accepts (or `memory` does, without sockets), `upgrade` answers HTTP, `session` carries the frames, `request`
+//!   executes what a frame asks, `bindings` knows what a binding stands for.
+//! - `event` builds what is published, `broker` says who gets it, `outbox` is where it waits for the socket.
+//! - `faults` is what goes wrong on demand.
 //! - `crossbar` and `control` are the two HTTP APIs; `http` serves them.
-//! - `node` is what all of them share; `accounts`, `channels` and `record` are its parts.
+//! - `cluster` is what all of them share; `accounts`, `channels` and `record` are its parts.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -33,12 +34,16 @@ mod bindings;
 mod broker;
 mod bucket;
 mod channels;
+mod cluster;
 mod control;
 mod crossbar;
 mod event;
+mod faults;
 mod http;
 mod json;
-mod node;
+mod listener;
+mod memory;
+mod outbox;
 mod record;
 mod request;
 mod session;
@@ -50,18 +55,23 @@ mod upgrade;
 use std::{fmt, io, net::SocketAddr, sync::Arc};
 
 use serde_json::Value;
-use tokio::net::TcpListener;
 use url::Url;
 
 pub use accounts::{AccountSpec, UserSpec, recorded_accounts};
 pub use bucket::{ManualStopwatch, RateLimit, SharedStopwatch, Stopwatch, TokioStopwatch};
 pub use control::ControlError;
 pub use event::{Event, EventError};
-pub use record::{Ending, Exchange, Frame, Happening};
+pub use faults::{CrossbarFault, Door, ReplyLoss};
+pub use record::{Ending, Exchange, Frame, Happening, Loss};
 pub use settings::Settings;
 
-use crate::binding::{AccountId, Flavour};
-use node::Node;
+use crate::{
+    binding::AccountId,
+    upstream::{Dial, Seams, Transport},
+};
+use cluster::Cluster;
+use listener::Port;
+use tokio::net::TcpStream;
 
 /// A running simulator. Clones are handles to the same one; it ends with [`Simulator::shutdown`], or when the last handle is
 /// dropped.
@@ -71,7 +81,13 @@ pub struct Simulator {
 }
 
 struct Inner {
-    node: Arc<Node>,
+    cluster: Arc<Cluster>,
+    /// Unset: in memory.
+    addresses: Option<Addresses>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Addresses {
     crossbar: SocketAddr,
     blackhole: SocketAddr,
     control: SocketAddr,
@@ -79,17 +95,13 @@ struct Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.node.stop.cancel();
+        self.cluster.stop.cancel();
     }
 }
 
 impl fmt::Debug for Simulator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Simulator")
-            .field("crossbar", &self.inner.crossbar)
-            .field("blackhole", &self.inner.blackhole)
-            .field("control", &self.inner.control)
-            .finish()
+        f.debug_struct("Simulator").field("addresses", &self.inner.addresses).finish_non_exhaustive()
     }
 }
 
@@ -111,48 +123,102 @@ impl Simulator {
     ///
     /// # Errors
     ///
-    /// Where an address cannot be listened on, and ([`io::ErrorKind::Unsupported`]) where the flavour cannot be simulated
-    /// yet.
+    /// Where an address cannot be listened on.
     pub async fn start(settings: Settings) -> io::Result<Self> {
-        if settings.flavour != Flavour::K4 {
-            let message = format!("flavour {} cannot be simulated yet", settings.flavour.as_str());
-            return Err(io::Error::new(io::ErrorKind::Unsupported, message));
-        }
-        let crossbar = TcpListener::bind(settings.crossbar).await?;
-        let blackhole = TcpListener::bind(settings.blackhole).await?;
-        let control = TcpListener::bind(settings.control).await?;
-        let node = Arc::new(Node::new(settings));
-        let inner = Inner {
-            crossbar: crossbar.local_addr()?,
-            blackhole: blackhole.local_addr()?,
-            control: control.local_addr()?,
-            node: Arc::clone(&node),
+        let crossbar = Port::bind(settings.crossbar, None)?;
+        let blackhole = Port::bind(settings.blackhole, Some(settings.send_buffer))?;
+        let control = Port::bind(settings.control, None)?;
+        let addresses = Addresses {
+            crossbar: crossbar.address(),
+            blackhole: blackhole.address(),
+            control: control.address(),
         };
-        let routes = (crossbar::router(Arc::clone(&node)), control::router(Arc::clone(&node)));
-        node.tasks.spawn(http::accept(Arc::clone(&node), crossbar, routes.0));
-        node.tasks.spawn(http::accept(Arc::clone(&node), control, routes.1));
-        node.tasks.spawn(upgrade::accept(Arc::clone(&node), blackhole));
-        Ok(Self { inner: Arc::new(inner) })
+        let cluster = Cluster::start(settings)?;
+        let inner = Arc::new(Inner { cluster: Arc::clone(&cluster), addresses: Some(addresses) });
+
+        let serve = http_server(&cluster, crossbar::router(Arc::clone(&cluster)));
+        let door = cluster.faults.crossbar_door();
+        cluster.tasks.spawn(listener::accept(Arc::clone(&cluster), crossbar, door, serve));
+
+        let serve = http_server(&cluster, control::router(Arc::downgrade(&inner)));
+        let door = tokio::sync::watch::channel(Door::Open).1;
+        cluster.tasks.spawn(listener::accept(Arc::clone(&cluster), control, door, serve));
+
+        let for_each = Arc::clone(&cluster);
+        let serve = move |stream: TcpStream, peer| {
+            // Events are small and should not wait for each other.
+            _ = stream.set_nodelay(true);
+            let connection = for_each.next_connection();
+            for_each.tasks.spawn(upgrade::serve(Arc::clone(&for_each), connection, stream, peer));
+        };
+        let door = cluster.faults.blackhole_door();
+        cluster.tasks.spawn(listener::accept(Arc::clone(&cluster), blackhole, door, serve));
+        Ok(Self { inner })
+    }
+
+    /// Starts a simulator without listeners: it is reached by [`Simulator::seams`] alone, and works under a paused clock.
+    /// Takes the same settings; the addresses in them mean nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Simulator::start`], but for the addresses.
+    pub fn in_memory(settings: Settings) -> io::Result<Self> {
+        let cluster = Cluster::start(settings)?;
+        Ok(Self { inner: Arc::new(Inner { cluster, addresses: None }) })
+    }
+
+    /// Opens pipes to this simulator's blackhole, under the host of an in-memory [`Simulator::blackhole_url`].
+    pub fn dial(&self) -> Arc<dyn Dial> {
+        Arc::new(memory::Pipes(Arc::clone(&self.inner.cluster)))
+    }
+
+    /// Hands requests to this simulator's Crossbar, under the host of an in-memory [`Simulator::crossbar_url`].
+    pub fn transport(&self) -> Arc<dyn Transport> {
+        let cluster = Arc::clone(&self.inner.cluster);
+        let router = crossbar::router(Arc::clone(&cluster));
+        Arc::new(memory::Calls { cluster, router })
+    }
+
+    /// All that the upstream side needs to run on an in-memory simulator: its connections, and the simulator's own clock and
+    /// randomness.
+    pub fn seams(&self) -> Seams {
+        let settings = &self.inner.cluster.settings;
+        Seams {
+            dial: self.dial(),
+            transport: self.transport(),
+            clock: Arc::clone(&settings.clock),
+            random: Arc::clone(&settings.random),
+        }
     }
 
     /// Crossbar's base URL.
     pub fn crossbar_url(&self) -> Url {
-        url("http", self.inner.crossbar)
+        self.url("http", |addresses| addresses.crossbar, memory::CROSSBAR)
     }
 
     /// Blackhole's URL.
     pub fn blackhole_url(&self) -> Url {
-        url("ws", self.inner.blackhole)
+        self.url("ws", |addresses| addresses.blackhole, memory::BLACKHOLE)
     }
 
-    /// The control API's base URL.
+    /// The control API's base URL. In memory there is none that could be reached: see [`Simulator::control`].
     pub fn control_url(&self) -> Url {
-        url("http", self.inner.control)
+        self.url("http", |addresses| addresses.control, "control.sim")
+    }
+
+    fn url(&self, scheme: &str, address: impl Fn(&Addresses) -> SocketAddr, in_memory: &str) -> Url {
+        let host = match &self.inner.addresses {
+            Some(addresses) => address(addresses).to_string(),
+            None => in_memory.to_owned(),
+        };
+        // A scheme, a name or an IP address, and a port always parse.
+        #[allow(clippy::expect_used)]
+        Url::parse(&format!("{scheme}://{host}/")).expect("a URL of an address")
     }
 
     /// The accounts there are.
     pub fn accounts(&self) -> &[AccountSpec] {
-        &self.inner.node.settings.accounts
+        &self.inner.cluster.settings.accounts
     }
 
     /// An account by its id.
@@ -167,7 +233,7 @@ impl Simulator {
     ///
     /// Where the event lacks what its routing key is made of.
     pub fn publish(&self, event: &Event) -> Result<usize, EventError> {
-        self.inner.node.publish(event)
+        self.inner.cluster.publish(event)
     }
 
     /// Runs a verb of the control API in process: the same as a `POST` of `body` to `path`.
@@ -176,33 +242,39 @@ impl Simulator {
     ///
     /// Where there is no such verb, or it cannot make sense of the body.
     pub fn control(&self, path: &str, body: Value) -> Result<Value, ControlError> {
-        control::run(&self.inner.node, path, &body.into())
+        control::run(self, path, &body.into())
     }
 
     /// Sends a text frame to all sessions, exactly as it is. Returns to how many.
     pub fn inject_frame(&self, text: &str) -> usize {
-        self.inner.node.inject(text, None)
+        self.inner.cluster.inject(text, None)
     }
 
     /// Cuts TCP under all sessions, without a close frame. Returns how many there were.
     pub fn cut_all(&self) -> usize {
-        self.inner.node.cut(None, false)
+        self.cut(None)
+    }
+
+    /// The most messages that ever waited for the socket of one session: 4.3 and K5 lose those above
+    /// [`Settings::max_queued_messages`].
+    pub fn queue_peak(&self) -> usize {
+        self.inner.cluster.queue_peak()
     }
 
     /// The sessions that are open now.
     pub fn connections(&self) -> usize {
-        self.inner.node.open_sessions()
+        self.inner.cluster.open_sessions()
     }
 
     /// The sessions that were ever opened.
     pub fn connections_total(&self) -> u64 {
-        self.inner.node.sessions_opened()
+        self.inner.cluster.sessions_opened()
     }
 
     /// Every connection, and each frame received and sent, in order; the oldest gone if there were more than
     /// [`Settings::record_limit`] and [`Settings::record_bytes`].
     pub fn record(&self) -> Vec<Exchange> {
-        self.inner.node.record.exchanges()
+        self.inner.cluster.record.exchanges()
     }
 
     /// Every `subscribe` and `unsubscribe` in the record, in order.
@@ -213,10 +285,10 @@ impl Simulator {
     /// Ends the simulator: listeners closed, sessions cut without a close frame (as when blackhole stops, F50), all tasks
     /// over when this returns.
     pub async fn shutdown(self) {
-        let node = &self.inner.node;
-        node.stop.cancel();
-        node.tasks.close();
-        node.tasks.wait().await;
+        let cluster = &self.inner.cluster;
+        cluster.stop.cancel();
+        cluster.tasks.close();
+        cluster.tasks.wait().await;
     }
 }
 
@@ -236,8 +308,8 @@ fn subscribe_request(exchange: &Exchange) -> Option<SubscribeRequest> {
     })
 }
 
-fn url(scheme: &str, address: SocketAddr) -> Url {
-    // A scheme, an IP address and a port always parse.
-    #[allow(clippy::expect_used)]
-    Url::parse(&format!("{scheme}://{address}/")).expect("a URL of an address")
+/// Serves HTTP on each connection.
+fn http_server(cluster: &Arc<Cluster>, router: axum::Router) -> impl Fn(TcpStream, SocketAddr) + use<> {
+    let cluster = Arc::clone(cluster);
+    move |stream, _| _ = cluster.tasks.spawn(http::serve(Arc::clone(&cluster), stream, router.clone()))
 }

@@ -11,6 +11,7 @@ mod simulator {
     pub mod wire;
 
     mod conformance;
+    mod faults;
     mod handles;
     mod protocol;
 }

@@ -81,7 +81,7 @@ pub(super) struct Resolved {
 }
 
 /// What a module needs to know of the cluster.
-pub(super) trait Cluster {
+pub(super) trait Directory {
     /// The year and month by the server's local date.
     fn month(&self) -> (i16, i8);
     /// The realm of an account that exists.
@@ -113,9 +113,9 @@ pub(super) fn validate(binding: &str) -> Result<(), String> {
 
 /// Resolves a binding for an account, as each module that is asked and does not crash has it. `account` is the text that
 /// the client sent, whatever it was (F29).
-pub(super) fn resolve(binding: &str, account: &str, cluster: &dyn Cluster) -> Vec<Resolved> {
+pub(super) fn resolve(binding: &str, account: &str, directory: &dyn Directory) -> Vec<Resolved> {
     let (key, words) = split(binding);
-    asked(&BINDING_ORDER, key).filter_map(|module| module.resolve(&words, account, cluster)).collect()
+    asked(&BINDING_ORDER, key).filter_map(|module| module.resolve(&words, account, directory)).collect()
 }
 
 impl Module {
@@ -156,7 +156,7 @@ impl Module {
     }
 
     /// `None` is a module that crashed on what it was given, which blackhole takes for having nothing to offer.
-    fn resolve(self, words: &[&str], account: &str, cluster: &dyn Cluster) -> Option<Resolved> {
+    fn resolve(self, words: &[&str], account: &str, directory: &dyn Directory) -> Option<Resolved> {
         match (self, words) {
             (Module::Call, [event, call_id]) => {
                 let events: Vec<&str> = if *event == "*" { CALL_EVENTS.to_vec() } else { vec![event] };
@@ -194,7 +194,7 @@ impl Module {
                 }],
             }),
             (Module::Fax, ["object", action]) => {
-                let key = format!("{action}.{}.fax.*", month_db(&parse_account(account)?, cluster.month()));
+                let key = format!("{action}.{}.fax.*", month_db(&parse_account(account)?, directory.month()));
                 Some(Resolved {
                     requested: format!("fax.object.{action}"),
                     keys: vec![key.clone()],
@@ -204,8 +204,10 @@ impl Module {
             (Module::Object, [action, doc_type]) => {
                 let account = parse_account(account)?;
                 let databases = match *doc_type {
-                    "*" => vec![account_db(&account), month_db(&account, cluster.month())],
-                    doc_type if MONTH_TYPES.contains(&doc_type) => vec![month_db(&account, cluster.month())],
+                    "*" => vec![account_db(&account), month_db(&account, directory.month())],
+                    doc_type if MONTH_TYPES.contains(&doc_type) => {
+                        vec![month_db(&account, directory.month())]
+                    }
                     _ => vec![account_db(&account)],
                 };
                 let keys: Vec<String> =
@@ -220,7 +222,7 @@ impl Module {
                 })
             }
             (Module::Presence, [event, id]) if PRESENCE_EVENTS.contains(event) => {
-                let realm = cluster.realm(&parse_account(account)?)?;
+                let realm = directory.realm(&parse_account(account)?)?;
                 let realm = encoding::encode(&realm);
                 Some(Resolved {
                     requested: format!("{event}.{id}"),
@@ -251,7 +253,7 @@ mod tests {
 
     struct November;
 
-    impl Cluster for November {
+    impl Directory for November {
         fn month(&self) -> (i16, i8) {
             (2026, 11)
         }

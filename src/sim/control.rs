@@ -1,7 +1,7 @@
 //! The control API: makes events, and changes or breaks the server.
 //!
 //! Each verb is a `POST` of JSON to its path. The first group is that of the rig on which the recordings were made, so that
-//! these can be played again; the second is ours. There is no authentication: it belongs on loopback.
+//! these can be played again; the second is ours, and [`faults`] has more. There is no authentication: it belongs on loopback.
 //!
 //! | verb | body | what it does |
 //! | --- | --- | --- |
@@ -20,7 +20,9 @@
 //! | `/sessions` | | the open sessions |
 //! | `/record` | | the record |
 
-use std::sync::Arc;
+mod faults;
+
+use std::sync::Weak;
 
 use axum::{
     Router,
@@ -32,11 +34,12 @@ use jiff::civil::Date;
 use serde_json::{Value, json};
 
 use super::{
+    Inner, Simulator,
     accounts::{account_db, month_db},
-    bindings::Cluster as _,
+    bindings::Directory as _,
+    cluster::Cluster,
     event::{Event, EventError},
     json::Json,
-    node::Node,
     record::{Frame, Happening},
 };
 use crate::binding::AccountId;
@@ -58,15 +61,19 @@ impl From<EventError> for ControlError {
     }
 }
 
-/// The routes of the control API.
-pub(super) fn router(node: Arc<Node>) -> Router {
-    Router::new().fallback(answer).with_state(node)
+/// The routes of the control API. They keep no simulator alive.
+pub(super) fn router(simulator: Weak<Inner>) -> Router {
+    Router::new().fallback(answer).with_state(simulator)
 }
 
-async fn answer(State(node): State<Arc<Node>>, uri: Uri, body: String) -> Response {
+async fn answer(State(simulator): State<Weak<Inner>>, uri: Uri, body: String) -> Response {
+    let Some(inner) = simulator.upgrade() else {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    };
+    let simulator = Simulator { inner };
     let body = if body.trim().is_empty() { Ok(Json::Object(Vec::new())) } else { Json::first_in(&body) };
     let answer = match body {
-        Ok(body) => run(&node, uri.path(), &body),
+        Ok(body) => run(&simulator, uri.path(), &body),
         Err(_) => Err(ControlError::BadBody("the body is no JSON".into())),
     };
     let (status, value) = match answer {
@@ -104,14 +111,15 @@ fn account(body: &Json) -> Result<AccountId, ControlError> {
 }
 
 /// Runs a verb.
-pub(super) fn run(node: &Node, path: &str, body: &Json) -> Result<Value, ControlError> {
+pub(super) fn run(simulator: &Simulator, path: &str, body: &Json) -> Result<Value, ControlError> {
+    let cluster = &*simulator.inner.cluster;
     match path {
         "/publish" => {
-            node.publish(&Event::from_control(body)?)?;
+            cluster.publish(&Event::from_control(body)?)?;
             Ok(json!({ "ok": true, "result": "ok" }))
         }
-        "/inject" => repeat(node, body, &Event::from_control(body)?),
-        "/hook" => repeat(node, body, &Event::hook_from_control(body)?),
+        "/inject" => repeat(cluster, body, &Event::from_control(body)?),
+        "/hook" => repeat(cluster, body, &Event::hook_from_control(body)?),
         "/month" => {
             let day = match (number(body, "year")?, number(body, "month")?) {
                 (Some(year), Some(month)) => {
@@ -119,25 +127,25 @@ pub(super) fn run(node: &Node, path: &str, body: &Json) -> Result<Value, Control
                 }
                 _ => None,
             };
-            node.set_day(day);
-            let today = node.today();
+            cluster.set_day(day);
+            let today = cluster.today();
             let shown = format!("{{{},{},{}}}", today.year(), today.month(), today.day());
             Ok(json!({ "ok": true, "date": shown }))
         }
         "/get_modb" => {
             let account = account(body)?;
-            Ok(json!({ "ok": true, "modb": month_db(&account, node.month()), "db": account_db(&account) }))
+            Ok(json!({ "ok": true, "modb": month_db(&account, cluster.month()), "db": account_db(&account) }))
         }
         "/config" => match body.str("key") {
             Some("max_connections_per_ip") => {
-                node.set_max_connections_per_ip(number(body, "value")?);
+                cluster.set_max_connections_per_ip(number(body, "value")?);
                 Ok(json!({ "ok": true }))
             }
             _ => Err(bad("`key` can be `max_connections_per_ip`")),
         },
         "/module" => match (body.str("module"), body.str("action")) {
             (Some("bh_ping"), Some(action @ ("start" | "stop"))) => {
-                node.enable_ping(action == "start");
+                cluster.enable_ping(action == "start");
                 Ok(json!({ "ok": true, "result": "ok" }))
             }
             _ => Err(bad("`module` can be `bh_ping`, `action` `start` or `stop`")),
@@ -151,49 +159,52 @@ pub(super) fn run(node: &Node, path: &str, body: &Json) -> Result<Value, Control
                 }
                 None => None,
             };
-            node.accounts.lock().set_token(token, until);
+            cluster.accounts.lock().set_token(token, until);
             Ok(json!({ "ok": true }))
         }
         "/kill" => {
             // Cowboy's process traps exits: only an untrappable kill ends it.
             let killed = match body.str("reason") {
-                None | Some("kill") => node.cut(None, true),
-                Some(_) => node.open_sessions(),
+                None | Some("kill") => cluster.cut(None, true),
+                Some(_) => cluster.open_sessions(),
             };
             Ok(json!({ "ok": true, "killed": killed }))
         }
         "/app" => match body.str("action") {
             Some("restart_listener_srv") => {
-                node.restart_listener();
+                cluster.restart_listener(number(body, "node")?);
                 Ok(json!({ "ok": true, "result": "true" }))
             }
             // Harmless: the sessions do not notice (F45).
             Some("restart_tracking") => Ok(json!({ "ok": true, "result": "true" })),
             _ => Err(bad("`action` can be `restart_listener_srv` or `restart_tracking`")),
         },
-        "/cut" => Ok(json!({ "ok": true, "cut": node.cut(number(body, "connection")?, false) })),
+        "/cut" => Ok(json!({ "ok": true, "cut": cluster.cut(number(body, "connection")?, false) })),
         "/frame" => {
             let text = body.str("text").ok_or_else(|| bad("`text` is missing"))?;
-            Ok(json!({ "ok": true, "sessions": node.inject(text, number(body, "connection")?) }))
+            Ok(json!({ "ok": true, "sessions": cluster.inject(text, number(body, "connection")?) }))
         }
-        "/sessions" => Ok(sessions(node)),
-        "/record" => Ok(record(node)),
-        other => Err(ControlError::UnknownVerb(other.to_owned())),
+        "/sessions" => Ok(sessions(cluster)),
+        "/record" => Ok(record(cluster)),
+        other => {
+            let answer = faults::run(simulator, path, body)?;
+            answer.ok_or_else(|| ControlError::UnknownVerb(other.to_owned()))
+        }
     }
 }
 
-fn repeat(node: &Node, body: &Json, event: &Event) -> Result<Value, ControlError> {
+fn repeat(cluster: &Cluster, body: &Json, event: &Event) -> Result<Value, ControlError> {
     let times: u32 = number(body, "times")?.unwrap_or(1);
     let began = tokio::time::Instant::now();
     for _ in 0..times {
-        node.publish(event)?;
+        cluster.publish(event)?;
     }
     let us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
     Ok(json!({ "ok": true, "times": times, "us": us }))
 }
 
-fn sessions(node: &Node) -> Value {
-    let sessions: Vec<Value> = node
+fn sessions(cluster: &Cluster) -> Value {
+    let sessions: Vec<Value> = cluster
         .sessions()
         .into_iter()
         .map(|session| {
@@ -202,13 +213,16 @@ fn sessions(node: &Node) -> Value {
                 "session_id": session.peer.to_string(),
                 "account_id": session.account.map(|account| account.to_string()),
                 "bindings": session.names,
+                "node": session.node,
+                "waiting": session.waiting,
+                "peak": session.peak,
             })
         })
         .collect();
     json!({ "ok": true, "sessions": sessions })
 }
 
-fn record(node: &Node) -> Value {
+fn record(cluster: &Cluster) -> Value {
     let shown = |what: Happening| match what {
         Happening::Crossbar { method, path, status } => {
             json!({ "what": "crossbar", "method": method, "path": path, "status": status })
@@ -216,10 +230,13 @@ fn record(node: &Node) -> Value {
         Happening::Refused { status } => json!({ "what": "refused", "status": status }),
         Happening::Opened { peer } => json!({ "what": "opened", "session_id": peer.to_string() }),
         Happening::Received(frame) => json!({ "what": "received", "frame": shown_frame(frame) }),
+        Happening::Lost(frame, why) => {
+            json!({ "what": "lost", "frame": shown_frame(frame), "why": format!("{why:?}") })
+        }
         Happening::Sent(frame) => json!({ "what": "sent", "frame": shown_frame(frame) }),
         Happening::Closed(ending) => json!({ "what": "closed", "ending": format!("{ending:?}") }),
     };
-    let exchanges: Vec<Value> = node
+    let exchanges: Vec<Value> = cluster
         .record
         .exchanges()
         .into_iter()

@@ -17,16 +17,16 @@ use serde_json::json;
 use super::{
     accounts::{HashMethod, Named, hex32, owner_id},
     bindings::{CALL_EVENTS, DOC_ACTIONS, DOC_TYPES},
+    cluster::{Cluster, Listed, gregorian},
     json::{Json, Object},
-    node::{Listed, Node, gregorian},
     record::Happening,
 };
 use crate::binding::AccountId;
 
-type Shared = State<Arc<Node>>;
+type Shared = State<Arc<Cluster>>;
 
 /// The routes of Crossbar.
-pub(super) fn router(node: Arc<Node>) -> Router {
+pub(super) fn router(cluster: Arc<Cluster>) -> Router {
     Router::new()
         .route("/v2/user_auth", put(user_auth))
         .route("/v2/api_auth", put(api_auth))
@@ -37,24 +37,32 @@ pub(super) fn router(node: Arc<Node>) -> Router {
         .route("/v2/accounts/{account}/websockets", get(sessions))
         .route("/v2/accounts/{account}/websockets/{session}", get(session))
         .fallback(not_found)
-        .layer(from_fn_with_state(Arc::clone(&node), note))
-        .with_state(node)
+        .layer(from_fn_with_state(Arc::clone(&cluster), note))
+        .with_state(cluster)
 }
 
-/// Puts each request and its answer into the record.
-async fn note(State(node): Shared, request: Request, next: Next) -> Response {
-    let connection = node.next_connection();
+/// Puts each request and its answer into the record, and lets go wrong what is to.
+async fn note(State(cluster): Shared, request: Request, next: Next) -> Response {
+    let connection = cluster.next_connection();
     let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
-    let response = next.run(request).await;
-    node.note(connection, Happening::Crossbar { method, path, status: response.status().as_u16() });
+    let fault = cluster.faults.of_crossbar(&path).unwrap_or_default();
+    tokio::time::sleep(fault.delay).await;
+    if fault.hangs {
+        cluster.stop.cancelled().await;
+    }
+    let response = match fault.status.and_then(|status| StatusCode::from_u16(status).ok()) {
+        Some(status) => error(&cluster, status, "fault", Json::Object(Vec::new())),
+        None => next.run(request).await,
+    };
+    cluster.note(connection, Happening::Crossbar { method, path, status: response.status().as_u16() });
     response
 }
 
 // What an answer is wrapped in
 
-fn reply(node: &Node, status: StatusCode, mut body: Object) -> Response {
-    let now = Timestamp::try_from(node.now()).unwrap_or(Timestamp::UNIX_EPOCH);
-    let request_id = hex32(node.settings.random.as_ref());
+fn reply(cluster: &Cluster, status: StatusCode, mut body: Object) -> Response {
+    let now = Timestamp::try_from(cluster.now()).unwrap_or(Timestamp::UNIX_EPOCH);
+    let request_id = hex32(cluster.settings.random.as_ref());
     let stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     // The version is the one that the recordings show; nothing depends on it.
     for (key, value) in [
@@ -68,61 +76,61 @@ fn reply(node: &Node, status: StatusCode, mut body: Object) -> Response {
     (status, [(CONTENT_TYPE, "application/json")], Json::Object(body).to_string()).into_response()
 }
 
-fn success(node: &Node, data: Json) -> Response {
-    reply(node, StatusCode::OK, vec![("data".into(), data), ("status".into(), "success".into())])
+fn success(cluster: &Cluster, data: Json) -> Response {
+    reply(cluster, StatusCode::OK, vec![("data".into(), data), ("status".into(), "success".into())])
 }
 
-fn error(node: &Node, status: StatusCode, message: &str, data: Json) -> Response {
+fn error(cluster: &Cluster, status: StatusCode, message: &str, data: Json) -> Response {
     let body = vec![
         ("data".into(), data),
         ("error".into(), status.as_str().into()),
         ("message".into(), message.into()),
         ("status".into(), "error".into()),
     ];
-    reply(node, status, body)
+    reply(cluster, status, body)
 }
 
-fn invalid_credentials(node: &Node) -> Response {
+fn invalid_credentials(cluster: &Cluster) -> Response {
     let data = json!({ "message": "invalid credentials" }).into();
-    error(node, StatusCode::UNAUTHORIZED, "invalid_credentials", data)
+    error(cluster, StatusCode::UNAUTHORIZED, "invalid_credentials", data)
 }
 
-fn invalid(node: &Node, fields: &[&str]) -> Response {
+fn invalid(cluster: &Cluster, fields: &[&str]) -> Response {
     let missing = || json!({ "required": { "message": "Field is required but missing" } }).into();
     let data = fields.iter().map(|field| ((*field).to_owned(), missing())).collect();
-    error(node, StatusCode::BAD_REQUEST, "validation error", Json::Object(data))
+    error(cluster, StatusCode::BAD_REQUEST, "validation error", Json::Object(data))
 }
 
-async fn not_found(State(node): Shared) -> Response {
+async fn not_found(State(cluster): Shared) -> Response {
     let data = json!({ "message": "not found" }).into();
-    error(&node, StatusCode::NOT_FOUND, "not_found", data)
+    error(&cluster, StatusCode::NOT_FOUND, "not_found", data)
 }
 
 // Login
 
 /// `data` of a request's body.
-fn request_data(node: &Node, body: &[u8]) -> Result<Json, Box<Response>> {
+fn request_data(cluster: &Cluster, body: &[u8]) -> Result<Json, Box<Response>> {
     let unreadable = || {
         let data = json!({ "json": { "message": "Invalid JSON request envelope" } }).into();
-        Box::new(error(node, StatusCode::BAD_REQUEST, "invalid request envelope", data))
+        Box::new(error(cluster, StatusCode::BAD_REQUEST, "invalid request envelope", data))
     };
     let text = std::str::from_utf8(body).map_err(|_| unreadable())?;
     let envelope = Json::first_in(text).map_err(|_| unreadable())?;
     envelope.get("data").cloned().ok_or_else(unreadable)
 }
 
-async fn user_auth(State(node): Shared, body: Bytes) -> Response {
-    let data = match request_data(&node, &body) {
+async fn user_auth(State(cluster): Shared, body: Bytes) -> Response {
+    let data = match request_data(&cluster, &body) {
         Ok(data) => data,
         Err(response) => return *response,
     };
     let Some(credentials) = data.str("credentials") else {
-        return invalid(&node, &["credentials"]);
+        return invalid(&cluster, &["credentials"]);
     };
     let method = match data.str("method").unwrap_or("md5") {
         "md5" => HashMethod::Md5,
         "sha" => HashMethod::Sha,
-        _ => return invalid_credentials(&node),
+        _ => return invalid_credentials(&cluster),
     };
     let named = if let Some(name) = data.str("account_name") {
         Named::Name(name)
@@ -131,32 +139,32 @@ async fn user_auth(State(node): Shared, body: Bytes) -> Response {
     } else if let Some(number) = data.str("phone_number") {
         Named::PhoneNumber(number)
     } else {
-        return invalid_credentials(&node);
+        return invalid_credentials(&cluster);
     };
-    let account = node.accounts.lock().login(named, credentials, method);
-    logged_in(&node, account, "cb_user_auth")
+    let account = cluster.accounts.lock().login(named, credentials, method);
+    logged_in(&cluster, account, "cb_user_auth")
 }
 
-async fn api_auth(State(node): Shared, body: Bytes) -> Response {
-    let data = match request_data(&node, &body) {
+async fn api_auth(State(cluster): Shared, body: Bytes) -> Response {
+    let data = match request_data(&cluster, &body) {
         Ok(data) => data,
         Err(response) => return *response,
     };
     let Some(key) = data.str("api_key") else {
-        return invalid(&node, &["api_key"]);
+        return invalid(&cluster, &["api_key"]);
     };
-    let account = node.accounts.lock().login_with_key(key);
-    logged_in(&node, account, "cb_api_auth")
+    let account = cluster.accounts.lock().login_with_key(key);
+    logged_in(&cluster, account, "cb_api_auth")
 }
 
-fn logged_in(node: &Node, account: Option<AccountId>, method: &str) -> Response {
+fn logged_in(cluster: &Cluster, account: Option<AccountId>, method: &str) -> Response {
     let Some(account) = account else {
-        return invalid_credentials(node);
+        return invalid_credentials(cluster);
     };
-    let now = node.now();
-    let mut accounts = node.accounts.lock();
-    let expires = now + node.settings.token_life;
-    let token = accounts.issue(account, method, now, expires, node.settings.random.as_ref());
+    let now = cluster.now();
+    let mut accounts = cluster.accounts.lock();
+    let expires = now + cluster.token_life();
+    let token = accounts.issue(account, method, now, expires, cluster.settings.random.as_ref());
     let (name, above) = match accounts.get(&account) {
         Some(spec) => (spec.name.clone(), accounts.tree(spec)),
         None => (String::new(), Vec::new()),
@@ -180,12 +188,12 @@ fn logged_in(node: &Node, account: Option<AccountId>, method: &str) -> Response 
         ("status".into(), "success".into()),
         ("revision".into(), "automatic".into()),
     ];
-    reply(node, StatusCode::CREATED, body)
+    reply(cluster, StatusCode::CREATED, body)
 }
 
 // The catalogue
 
-async fn catalogue(State(node): Shared) -> Response {
+async fn catalogue(State(cluster): Shared) -> Response {
     let list = |items: Vec<String>| Json::Array(items.into_iter().map(Json::from).collect());
     let fixed = |items: &[&str]| list(items.iter().map(|item| (*item).to_owned()).collect());
     let objects = DOC_ACTIONS
@@ -202,34 +210,34 @@ async fn catalogue(State(node): Shared) -> Response {
         // Listed without its prefix; asked for like this it is refused.
         ("presence", fixed(&["dialog.{CALL_ID}", "mwi_updates.{USER}", "update.{CALL_ID}"])),
     ];
-    success(&node, Json::Object(data.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()))
+    success(&cluster, Json::Object(data.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()))
 }
 
 // What a token may look at
 
 /// The account in the path, if the request's token may see it.
-fn authorized(node: &Node, headers: &HeaderMap, account: &str) -> Result<AccountId, Box<Response>> {
+fn authorized(cluster: &Cluster, headers: &HeaderMap, account: &str) -> Result<AccountId, Box<Response>> {
     let token = headers.get("x-auth-token").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let refused = || {
         let data = json!({ "message": "invalid credentials" }).into();
-        Box::new(error(node, StatusCode::UNAUTHORIZED, "invalid_credentials", data))
+        Box::new(error(cluster, StatusCode::UNAUTHORIZED, "invalid_credentials", data))
     };
-    let own = node.authenticate(token).ok_or_else(refused)?;
+    let own = cluster.authenticate(token).ok_or_else(refused)?;
     match AccountId::from_str(account) {
-        Ok(account) if node.is_within(&own, &account) => Ok(account),
+        Ok(account) if cluster.is_within(&own, &account) => Ok(account),
         _ => {
             let data = json!({ "message": "forbidden" }).into();
-            Err(Box::new(error(node, StatusCode::FORBIDDEN, "forbidden", data)))
+            Err(Box::new(error(cluster, StatusCode::FORBIDDEN, "forbidden", data)))
         }
     }
 }
 
-async fn account(State(node): Shared, Path(account): Path<String>, headers: HeaderMap) -> Response {
-    let account = match authorized(&node, &headers, &account) {
+async fn account(State(cluster): Shared, Path(account): Path<String>, headers: HeaderMap) -> Response {
+    let account = match authorized(&cluster, &headers, &account) {
         Ok(account) => account,
         Err(response) => return *response,
     };
-    let accounts = node.accounts.lock();
+    let accounts = cluster.accounts.lock();
     let data = accounts.get(&account).map(|spec| {
         json!({
             "id": spec.id.as_str(),
@@ -242,15 +250,15 @@ async fn account(State(node): Shared, Path(account): Path<String>, headers: Head
         })
     });
     drop(accounts);
-    success(&node, data.unwrap_or_default().into())
+    success(&cluster, data.unwrap_or_default().into())
 }
 
-async fn descendants(State(node): Shared, Path(account): Path<String>, headers: HeaderMap) -> Response {
-    let account = match authorized(&node, &headers, &account) {
+async fn descendants(State(cluster): Shared, Path(account): Path<String>, headers: HeaderMap) -> Response {
+    let account = match authorized(&cluster, &headers, &account) {
         Ok(account) => account,
         Err(response) => return *response,
     };
-    let accounts = node.accounts.lock();
+    let accounts = cluster.accounts.lock();
     let data: Vec<_> = accounts
         .descendants(&account)
         .into_iter()
@@ -260,12 +268,12 @@ async fn descendants(State(node): Shared, Path(account): Path<String>, headers: 
         })
         .collect();
     drop(accounts);
-    success(&node, json!(data).into())
+    success(&cluster, json!(data).into())
 }
 
-async fn channels(State(node): Shared, Path(account): Path<String>, headers: HeaderMap) -> Response {
-    match authorized(&node, &headers, &account) {
-        Ok(account) => success(&node, Json::Array(node.channels_of(&account))),
+async fn channels(State(cluster): Shared, Path(account): Path<String>, headers: HeaderMap) -> Response {
+    match authorized(&cluster, &headers, &account) {
+        Ok(account) => success(&cluster, Json::Array(cluster.channels_of(&account))),
         Err(response) => *response,
     }
 }
@@ -284,25 +292,25 @@ fn shown(session: &Listed) -> Json {
     Json::Object(fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
 }
 
-async fn sessions(State(node): Shared, Path(account): Path<String>, headers: HeaderMap) -> Response {
-    let account = match authorized(&node, &headers, &account) {
+async fn sessions(State(cluster): Shared, Path(account): Path<String>, headers: HeaderMap) -> Response {
+    let account = match authorized(&cluster, &headers, &account) {
         Ok(account) => account,
         Err(response) => return *response,
     };
-    let own = node.sessions().into_iter().filter(|session| session.account == Some(account));
-    success(&node, Json::Array(own.map(|session| shown(&session)).collect()))
+    let own = cluster.sessions().into_iter().filter(|session| session.account == Some(account));
+    success(&cluster, Json::Array(own.map(|session| shown(&session)).collect()))
 }
 
 async fn session(
-    State(node): Shared,
+    State(cluster): Shared,
     Path((account, session)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Response {
-    if let Err(response) = authorized(&node, &headers, &account) {
+    if let Err(response) = authorized(&cluster, &headers, &account) {
         return *response;
     }
-    match node.sessions().iter().find(|open| open.peer.to_string() == session) {
-        Some(open) => success(&node, shown(open)),
-        None => not_found(State(node)).await,
+    match cluster.sessions().iter().find(|open| open.peer.to_string() == session) {
+        Some(open) => success(&cluster, shown(open)),
+        None => not_found(State(cluster)).await,
     }
 }

@@ -44,8 +44,11 @@ pub enum Happening {
     },
     /// A frame came in.
     Received(Frame),
-    /// A frame was handed to the socket whole.
+    /// A frame was handed to the socket whole, and the socket was then not ended before it was sent. So it comes to a client
+    /// that reads on until the end.
     Sent(Frame),
+    /// A frame for the client did not come to the socket whole.
+    Lost(Frame, Loss),
     /// A session ended.
     Closed(Ending),
 }
@@ -63,6 +66,19 @@ pub enum Frame {
     Pong(Bytes),
     /// A close frame with its code.
     Close(Option<u16>),
+}
+
+/// Why a frame was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// Too much waited for the socket: `max_queued_messages` of 4.3 and K5 (F46, G30).
+    Queue,
+    /// A fault: see [`Simulator::drop_replies`](super::Simulator::drop_replies).
+    Fault,
+    /// The connection ended while it was written: a part of it may have come.
+    Torn,
+    /// The connection ended before it was written.
+    Unsent,
 }
 
 /// How a session ended.
@@ -123,7 +139,7 @@ impl Record {
 impl Happening {
     fn bytes(&self) -> usize {
         match self {
-            Happening::Received(frame) | Happening::Sent(frame) => match frame {
+            Happening::Received(frame) | Happening::Sent(frame) | Happening::Lost(frame, _) => match frame {
                 Frame::Text(text) => text.len(),
                 Frame::Binary(bytes) | Frame::Ping(bytes) | Frame::Pong(bytes) => bytes.len(),
                 Frame::Close(_) => 0,

@@ -9,8 +9,8 @@ use super::{
     bindings::{self, Listener, Resolved},
     broker::Responder,
     bucket::Bucket,
+    cluster::Cluster,
     json::Json,
-    node::Node,
     topic,
 };
 use crate::binding::AccountId;
@@ -98,13 +98,13 @@ impl Context {
     }
 
     /// Handles the text of one frame.
-    pub fn handle(&mut self, node: &Node, text: &str) -> Result<Outcome, Crash> {
+    pub fn handle(&mut self, cluster: &Cluster, text: &str) -> Result<Outcome, Crash> {
         let message = decode(text)?;
         let request_id =
-            message.non_empty("request_id").unwrap_or_else(|| hex32(node.settings.random.as_ref()));
+            message.non_empty("request_id").unwrap_or_else(|| hex32(cluster.settings.random.as_ref()));
         let action = message.non_empty("action").unwrap_or_else(|| "noop".to_owned());
 
-        let (status, data, changes) = match self.execute(node, &action, &message)? {
+        let (status, data, changes) = match self.execute(cluster, &action, &message)? {
             Ok((state, changes)) => {
                 self.state = state;
                 ("success", self.state.data.clone(), changes)
@@ -121,16 +121,16 @@ impl Context {
 
     fn execute(
         &mut self,
-        node: &Node,
+        cluster: &Cluster,
         action: &str,
         message: &Json,
     ) -> Result<Result<(State, Vec<Change>), Refusal>, Crash> {
-        if !self.bucket.take(node.settings.stopwatch.elapsed()) {
+        if !self.bucket.take(cluster.settings.stopwatch.elapsed()) {
             return Ok(Err(format!("rate limiting threshold hit for {}!", self.session_id)));
         }
         let mut state = self.state.clone();
         if state.account.is_none() && needs_authentication(action) {
-            match authenticate(node, message) {
+            match authenticate(cluster, message) {
                 Ok(account) => state.account = Some(account),
                 Err(refusal) => return Ok(Err(refusal)),
             }
@@ -138,7 +138,7 @@ impl Context {
 
         let handled = |name: &str| topic::blackhole(name, action);
         let (subscribe, unsubscribe) = (handled("subscribe"), handled("unsubscribe"));
-        let ping = node.ping_enabled() && handled("ping");
+        let ping = cluster.ping_enabled() && handled("ping");
         if !subscribe && !unsubscribe {
             if ping {
                 state.data = r#"{"response":"pong"}"#.to_owned();
@@ -150,11 +150,11 @@ impl Context {
             Err(refusal) => return Ok(Err(refusal)),
         };
         // There is no authorization on unsubscribe (F37).
-        if subscribe && let Err(refusal) = authorize(node, state.account, &subscription) {
+        if subscribe && let Err(refusal) = authorize(cluster, state.account, &subscription) {
             return Ok(Err(refusal));
         }
         let resolved = match &subscription.account {
-            Some(account) => bindings::resolve(&subscription.binding, account, node),
+            Some(account) => bindings::resolve(&subscription.binding, account, cluster),
             None => Vec::new(),
         };
         if resolved.is_empty() {
@@ -249,12 +249,13 @@ fn needs_authentication(action: &str) -> bool {
     topic::blackhole("*", action) || action.split('.').any(|word| word == "#")
 }
 
-fn authenticate(node: &Node, message: &Json) -> Result<AccountId, Refusal> {
+fn authenticate(cluster: &Cluster, message: &Json) -> Result<AccountId, Refusal> {
     let Some(token) = message.non_empty("auth_token") else {
         return Err("authentication token required".into());
     };
+    let account = cluster.authenticate(&token).filter(|_| !cluster.faults.refuses_tokens());
     // The text carries the token. It does so in the real one too (F22).
-    node.authenticate(&token).ok_or_else(|| format!("failed to authenticate token {token}"))
+    account.ok_or_else(|| format!("failed to authenticate token {token}"))
 }
 
 fn validate(message: &Json) -> Result<Result<Subscription, Refusal>, Crash> {
@@ -276,7 +277,11 @@ fn validate(message: &Json) -> Result<Result<Subscription, Refusal>, Crash> {
     }))
 }
 
-fn authorize(node: &Node, session: Option<AccountId>, subscription: &Subscription) -> Result<(), Refusal> {
+fn authorize(
+    cluster: &Cluster,
+    session: Option<AccountId>,
+    subscription: &Subscription,
+) -> Result<(), Refusal> {
     // The authorizer is bound to bindings whose first word is not empty.
     if subscription.binding.is_empty() || subscription.binding.starts_with('.') {
         return Ok(());
@@ -285,12 +290,12 @@ fn authorize(node: &Node, session: Option<AccountId>, subscription: &Subscriptio
         return Err("auth_account_id not set".into());
     };
     match subscription.account.as_deref() {
-        Some("*") if node.is_superduper_admin(&session) => Ok(()),
+        Some("*") if cluster.is_superduper_admin(&session) => Ok(()),
         Some("*") => Err("unauthorized wildcard account id".into()),
         // What crashes the authorizer passes it (F29).
         None | Some("") => Ok(()),
         Some(account) => match parse_account(account) {
-            Some(account) if node.is_within(&session, &account) => Ok(()),
+            Some(account) if cluster.is_within(&session, &account) => Ok(()),
             _ => Err("unauthorized account id".into()),
         },
     }

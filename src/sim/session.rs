@@ -1,17 +1,17 @@
 //! One session: a WebSocket after its upgrade, until it ends.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
 
-use futures_util::{SinkExt as _, StreamExt as _};
+use futures_util::{SinkExt as _, StreamExt as _, poll};
 use tokio::{
-    net::TcpStream,
-    sync::mpsc::{self, UnboundedReceiver},
-    time::{Instant, timeout},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
         Error, Message, Utf8Bytes,
+        error::ProtocolError,
         protocol::{CloseFrame, Role, WebSocketConfig},
     },
 };
@@ -19,113 +19,171 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     bucket::Bucket,
-    node::Node,
-    record::{Ending, Frame, Happening},
-    request::{Context, Crash},
+    cluster::Cluster,
+    outbox::{Errand, Outbox},
+    record::{Ending, Frame, Happening, Loss},
+    request::{Change, Context, Crash},
 };
 
 /// How long the other side's part of a close is waited for.
-const CLOSE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Frames written in one go, so that a burst does not keep the socket from being read.
+/// Frames written in one go, so that a burst does not keep a whole thread.
 const BATCH: usize = 64;
 
+/// A stream of bytes that a session runs on.
+pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
+
 /// Runs a session. `early` is what the client sent behind its upgrade.
-pub(super) async fn run(
-    node: Arc<Node>,
+pub(super) async fn run<S: Io>(
+    cluster: Arc<Cluster>,
     connection: u64,
-    stream: TcpStream,
+    stream: S,
     peer: SocketAddr,
     early: Vec<u8>,
 ) {
-    // Messages of any size are taken (F9).
-    let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
+    // Messages of any size are taken (F9); what is written goes to the socket at once, so that what waits for it is known.
+    let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None).write_buffer_size(0);
     let socket = WebSocketStream::from_partially_read(stream, early, Role::Server, Some(config)).await;
-    let (outbox, texts) = mpsc::unbounded_channel();
-    let cut = node.open(connection, peer, outbox);
-    let bucket = Bucket::full(node.settings.rate_limit, node.settings.stopwatch.elapsed());
-    let context = Context::new(connection, peer.to_string(), bucket);
-    let mut session = Session { node: Arc::clone(&node), connection, socket, texts, cut, context };
+    let opened = cluster.open(connection, peer);
+    let bucket = Bucket::full(cluster.settings.rate_limit, cluster.settings.stopwatch.elapsed());
+    let mut session = Session {
+        context: Context::new(connection, peer.to_string(), bucket),
+        cluster: Arc::clone(&cluster),
+        connection,
+        socket,
+        node: opened.node,
+        outbox: opened.outbox,
+        cut: opened.cut,
+        late: VecDeque::new(),
+    };
 
     let ending = session.live().await;
     if let Ending::Server(code) = ending {
         session.close(code).await;
     }
-    node.close(connection, &session.context);
-    node.note(connection, Happening::Closed(ending));
+    for text in session.outbox.end() {
+        session.note(Happening::Lost(Frame::Text(text), Loss::Unsent));
+    }
+    // What is still to come about comes about, so that closing takes back what there is.
+    while let Some((_, changes)) = session.late.pop_front() {
+        session.apply(changes);
+    }
+    cluster.close(connection, session.node, &session.context);
+    session.note(Happening::Closed(ending));
+    session.part().await;
 }
 
-struct Session {
-    node: Arc<Node>,
+struct Session<S> {
+    cluster: Arc<Cluster>,
     connection: u64,
-    socket: WebSocketStream<TcpStream>,
+    socket: WebSocketStream<S>,
+    /// The node of the cluster that it is on.
+    node: usize,
     /// Texts to send, in order: events and replies go the same way.
-    texts: UnboundedReceiver<Utf8Bytes>,
+    outbox: Arc<Outbox>,
     cut: CancellationToken,
     context: Context,
+    /// Changes to the broker that take their time.
+    late: VecDeque<(Instant, Vec<Change>)>,
 }
 
-impl Session {
+impl<S: Io> Session<S> {
+    fn note(&self, what: Happening) {
+        self.cluster.note(self.connection, what);
+    }
+
     async fn live(&mut self) -> Ending {
-        let idle_timeout = self.node.settings.idle_timeout;
-        let mut idle = Box::pin(tokio::time::sleep(idle_timeout));
+        let mut silent_since = Instant::now();
+        let mut idle_timeout = self.cluster.idle_timeout();
+        let mut written = 0;
         loop {
+            let idle_at = silent_since + *idle_timeout.borrow_and_update();
+            let late = self.late.front().map(|(at, _)| *at);
+            let frozen = self.outbox.is_frozen();
             // What is queued goes out before the next request is looked at, as in the real one, where both are messages to
             // one process. (So a client that asks after an event was published gets the event first.)
             tokio::select! {
                 biased;
                 () = self.cut.cancelled() => return Ending::Cut,
-                Some(text) = self.texts.recv() => {
-                    if let Err(ending) = self.send(text).await {
-                        return ending;
+                errand = self.outbox.next() => match errand {
+                    Errand::Write(text) => {
+                        if let Err(ending) = self.write(text).await {
+                            return ending;
+                        }
+                        written += 1;
+                        if written % BATCH == 0 {
+                            tokio::task::yield_now().await;
+                        }
+                    }
+                    Errand::Close(code) => return Ending::Server(code),
+                    Errand::Froze => {}
+                },
+                () = sleep_until(late.unwrap_or(idle_at)), if late.is_some() => {
+                    if let Some((_, changes)) = self.late.pop_front() {
+                        self.apply(changes);
                     }
                 }
-                message = self.socket.next() => {
+                message = self.socket.next(), if !frozen => {
                     // Only bytes from the client count; what it is sent does not (F8).
-                    idle.as_mut().reset(Instant::now() + idle_timeout);
+                    silent_since = Instant::now();
                     if let Some(ending) = self.take(message) {
                         return ending;
                     }
                 }
-                () = &mut idle => return Ending::Server(1000),
+                _ = idle_timeout.changed() => {}
+                () = sleep_until(idle_at), if !frozen => return Ending::Server(1000),
             }
         }
     }
 
-    /// Sends a text and what else is queued.
-    async fn send(&mut self, first: Utf8Bytes) -> Result<(), Ending> {
-        let mut batch = vec![first];
-        while batch.len() < BATCH {
-            match self.texts.try_recv() {
-                Ok(text) => batch.push(text),
-                Err(_) => break,
+    /// Writes a text to the socket; waits where it takes no more.
+    async fn write(&mut self, text: Utf8Bytes) -> Result<(), Ending> {
+        let frame = || Frame::Text(text.clone());
+        let lost = |loss| Happening::Lost(frame(), loss);
+        let written = {
+            // The scheduler's patience must not be taken for the socket's.
+            let write = tokio::task::unconstrained(self.socket.send(Message::Text(text.clone())));
+            tokio::pin!(write);
+            match poll!(write.as_mut()) {
+                std::task::Poll::Ready(written) => Ok(written),
+                std::task::Poll::Pending => {
+                    for vanished in self.outbox.block() {
+                        self.cluster
+                            .note(self.connection, Happening::Lost(Frame::Text(vanished), Loss::Queue));
+                    }
+                    let written = tokio::select! {
+                        () = self.cut.cancelled() => Err(Ending::Cut),
+                        written = timeout(self.cluster.settings.send_timeout(), write) => {
+                            written.map_err(|_| Ending::Slow)
+                        }
+                    };
+                    self.outbox.unblock();
+                    written
+                }
             }
-        }
-        let socket = &mut self.socket;
-        let write = async {
-            for text in &batch {
-                socket.feed(Message::Text(text.clone())).await?;
-            }
-            socket.flush().await
-        };
-        let written = tokio::select! {
-            () = self.cut.cancelled() => return Err(Ending::Cut),
-            written = timeout(self.node.settings.send_timeout, write) => written,
         };
         match written {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return Err(Ending::Lost),
-            Err(_) => return Err(Ending::Slow),
+            Ok(Ok(())) => {
+                self.note(Happening::Sent(frame()));
+                Ok(())
+            }
+            Ok(Err(_)) => {
+                self.note(lost(Loss::Torn));
+                Err(Ending::Lost)
+            }
+            Err(ending) => {
+                self.note(lost(Loss::Torn));
+                Err(ending)
+            }
         }
-        for text in batch {
-            self.node.note(self.connection, Happening::Sent(Frame::Text(text)));
-        }
-        Ok(())
     }
 
     /// Takes what came from the socket. Answers to pings and to a close are the protocol layer's business.
     fn take(&mut self, message: Option<Result<Message, Error>>) -> Option<Ending> {
-        let received = |frame| self.node.note(self.connection, Happening::Received(frame));
+        let received = |frame| self.note(Happening::Received(frame));
         match message {
             Some(Ok(Message::Text(text))) => {
                 received(Frame::Text(text.clone()));
@@ -142,9 +200,9 @@ impl Session {
             // The client's close was answered.
             None | Some(Err(Error::ConnectionClosed)) => return Some(Ending::Client),
             Some(Err(Error::Utf8(_))) => return Some(Ending::Server(1007)),
-            Some(Err(Error::Protocol(
-                tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake,
-            ))) => return Some(Ending::Lost),
+            Some(Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake))) => {
+                return Some(Ending::Lost);
+            }
             Some(Err(Error::Protocol(_) | Error::Capacity(_))) => return Some(Ending::Server(1002)),
             Some(Err(_)) => return Some(Ending::Lost),
         }
@@ -152,21 +210,33 @@ impl Session {
     }
 
     fn request(&mut self, text: &str) -> Result<(), Crash> {
-        let outcome = self.context.handle(&self.node, text)?;
-        // Queued before the broker changes: no event that a subscription brings can overtake its reply. The other end of
-        // the queue is held by the node for as long as the session is open.
-        self.node.inject(&outcome.reply, Some(self.connection));
-        self.node.apply(outcome.changes);
-        self.node.update(self.connection, &self.context);
+        let outcome = self.context.handle(&self.cluster, text)?;
+        // Queued before the broker changes: no event that a subscription brings can overtake its reply.
+        self.cluster.reply(self.connection, outcome.reply);
+        self.cluster.update(self.connection, &self.context);
+        let delay = self.cluster.faults.bind_delay();
+        if outcome.changes.is_empty() || (delay.is_zero() && self.late.is_empty()) {
+            self.apply(outcome.changes);
+        } else {
+            // In the order of the requests.
+            let after = self.late.back().map_or_else(Instant::now, |(at, _)| *at);
+            self.late.push_back(((Instant::now() + delay).max(after), outcome.changes));
+        }
         Ok(())
+    }
+
+    fn apply(&self, changes: Vec<Change>) {
+        self.cluster.apply(self.node, changes);
     }
 
     /// Closes with a code, and waits for the client's part.
     async fn close(&mut self, code: u16) {
         let frame = CloseFrame { code: code.into(), reason: Utf8Bytes::default() };
         let socket = &mut self.socket;
+        let mut sent = false;
         let farewell = async {
             if socket.close(Some(frame)).await.is_ok() {
+                sent = true;
                 while let Some(Ok(_)) = socket.next().await {}
             }
         };
@@ -174,6 +244,24 @@ impl Session {
             () = self.cut.cancelled() => {}
             _ = timeout(CLOSE_TIMEOUT, farewell) => {}
         }
-        self.node.note(self.connection, Happening::Sent(Frame::Close(Some(code))));
+        let frame = Frame::Close(Some(code));
+        self.note(if sent { Happening::Sent(frame) } else { Happening::Lost(frame, Loss::Unsent) });
+    }
+
+    /// Ends TCP behind all that was sent, and reads to its end what comes: closing a socket that holds something unread would
+    /// throw away what is still under way to the client.
+    async fn part(mut self) {
+        let stream = self.socket.get_mut();
+        let stop = self.cluster.stop.clone();
+        let drain = async {
+            let mut scratch = [0; 4096];
+            if stream.shutdown().await.is_ok() {
+                while let Ok(1..) = stream.read(&mut scratch).await {}
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = timeout(CLOSE_TIMEOUT, drain) => {}
+        }
     }
 }

@@ -26,6 +26,9 @@ pub struct Settings {
     pub control: SocketAddr,
     /// The accounts there are.
     pub accounts: Vec<AccountSpec>,
+    /// How many nodes stand behind blackhole's address. Each new session goes to the next; each node counts references for
+    /// itself, and events come to all.
+    pub nodes: usize,
     /// Which blackhole it is. Only [`Flavour::K4`] can be simulated so far.
     pub flavour: Flavour,
     /// The time of day: months, timestamps, the life of tokens.
@@ -46,8 +49,14 @@ pub struct Settings {
     pub request_timeout: Duration,
     /// A session whose client sends nothing for so long is closed with 1000 (F8: one hour).
     pub idle_timeout: Duration,
-    /// A session that takes nothing for so long is dropped, its last frame cut in the middle (F47: 30 s).
-    pub send_timeout: Duration,
+    /// A session that takes nothing for so long is dropped, its last frame cut in the middle. Unset: as long as the flavour
+    /// waits (F47: K4 30 s, 4.3 and K5 5 s).
+    pub send_timeout: Option<Duration>,
+    /// What more than this many messages of a session wait for its socket vanishes. Unset: the flavour's own limit (F46,
+    /// G30: 50 in 4.3 and K5, none in K4); `Some(None)`: none.
+    pub max_queued_messages: Option<Option<usize>>,
+    /// How many bytes a session's socket buffers; over TCP the kernel doubles that for its own use.
+    pub send_buffer: u32,
     /// How many exchanges the record keeps; older ones go. 0 keeps none.
     pub record_limit: usize,
     /// How many bytes of frames the record keeps; older exchanges go.
@@ -62,6 +71,7 @@ impl Default for Settings {
             blackhole: free,
             control: free,
             accounts: recorded_accounts(),
+            nodes: 1,
             flavour: Flavour::K4,
             clock: Arc::new(SystemClock),
             stopwatch: Arc::new(TokioStopwatch::started()),
@@ -72,10 +82,30 @@ impl Default for Settings {
             max_connections_per_ip: None,
             request_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(3600),
-            send_timeout: Duration::from_secs(30),
+            send_timeout: None,
+            max_queued_messages: None,
+            send_buffer: 256 << 10,
             record_limit: 100_000,
             record_bytes: 64 << 20,
         }
+    }
+}
+
+impl Settings {
+    /// [`Settings::send_timeout`], or the flavour's own.
+    pub(super) fn send_timeout(&self) -> Duration {
+        self.send_timeout.unwrap_or(match self.flavour {
+            Flavour::K4 => Duration::from_secs(30),
+            Flavour::V4_3 | Flavour::K5 => Duration::from_secs(5),
+        })
+    }
+
+    /// [`Settings::max_queued_messages`], or the flavour's own.
+    pub(super) fn max_queued_messages(&self) -> Option<usize> {
+        self.max_queued_messages.unwrap_or(match self.flavour {
+            Flavour::K4 => None,
+            Flavour::V4_3 | Flavour::K5 => Some(50),
+        })
     }
 }
 

@@ -3,72 +3,53 @@
 //! Written on the raw connection, because its answers differ from what a web framework would say: a sub-protocol is refused,
 //! an old version is taken, and most refusals leave the connection open for the next request.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use jiff::Timestamp;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
     time::timeout,
 };
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::{node::Node, record::Happening, session};
-
-/// The pause of a listener that could not accept.
-pub(super) const PAUSE: Duration = Duration::from_millis(20);
+use super::{
+    cluster::Cluster,
+    record::Happening,
+    session::{self, Io},
+};
 
 /// The longest head of a request.
 const MAX_HEAD: usize = 64 << 10;
 
-/// Accepts connections until the node stops.
-pub(super) async fn accept(node: Arc<Node>, listener: TcpListener) {
-    loop {
-        tokio::select! {
-            () = node.stop.cancelled() => return,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => {
-                    let connection = node.next_connection();
-                    node.tasks.spawn(serve(Arc::clone(&node), connection, stream, peer));
-                }
-                // The client has gone, or there are no file descriptors left: neither ends the listener, and a pause keeps the
-                // latter from turning into a busy loop.
-                Err(_) => tokio::time::sleep(PAUSE).await,
-            },
-        }
-    }
-}
-
-async fn serve(node: Arc<Node>, connection: u64, stream: TcpStream, peer: SocketAddr) {
-    // Events are small and should not wait for each other.
-    _ = stream.set_nodelay(true);
-    let stop = node.stop.clone();
+/// Serves a connection: upgrades it, and runs its session.
+pub(super) async fn serve<S: Io>(cluster: Arc<Cluster>, connection: u64, stream: S, peer: SocketAddr) {
+    let stop = cluster.stop.clone();
     let upgraded = tokio::select! {
         () = stop.cancelled() => return,
-        upgraded = upgrade(&node, connection, stream, peer) => upgraded,
+        upgraded = upgrade(&cluster, connection, stream, peer) => upgraded,
     };
     if let Ok(Some((stream, early))) = upgraded {
-        session::run(node, connection, stream, peer, early).await;
+        session::run(cluster, connection, stream, peer, early).await;
     }
 }
 
 /// Answers requests until one is an upgrade. Returns the connection and what was sent behind the upgrade.
-async fn upgrade(
-    node: &Node,
+async fn upgrade<S: Io>(
+    cluster: &Cluster,
     connection: u64,
-    mut stream: TcpStream,
+    mut stream: S,
     peer: SocketAddr,
-) -> io::Result<Option<(TcpStream, Vec<u8>)>> {
+) -> io::Result<Option<(S, Vec<u8>)>> {
     let mut buffer = Vec::new();
     loop {
         // A connection that sends no request is closed without a word (F4).
-        let Ok(read) = timeout(node.settings.request_timeout, read_head(&mut stream, &mut buffer)).await
+        let Ok(read) = timeout(cluster.settings.request_timeout, read_head(&mut stream, &mut buffer)).await
         else {
             return Ok(None);
         };
         let Some(head) = read? else { return Ok(None) };
-        let date = date(node);
-        match answer(&head, node, peer) {
+        let date = date(cluster);
+        match answer(&head, cluster, peer) {
             Answer::Upgrade { accept } => {
                 let response = format!(
                     "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\ndate: {date}\r\n\
@@ -78,7 +59,7 @@ async fn upgrade(
                 return Ok(Some((stream, buffer)));
             }
             Answer::Refuse(refusal) => {
-                node.note(connection, Happening::Refused { status: refusal.status() });
+                cluster.note(connection, Happening::Refused { status: refusal.status() });
                 stream.write_all(refusal.text(&date).as_bytes()).await?;
                 if refusal.closes() {
                     stream.shutdown().await?;
@@ -124,6 +105,8 @@ enum Refusal {
     TooMany,
     /// No upgrade was asked for.
     UpgradeRequired,
+    /// By a fault, with this status.
+    Fault(u16),
 }
 
 impl Refusal {
@@ -132,6 +115,7 @@ impl Refusal {
             Refusal::Malformed | Refusal::TooOld | Refusal::Bad | Refusal::EmptyProtocol => 400,
             Refusal::TooMany => 429,
             Refusal::UpgradeRequired => 426,
+            Refusal::Fault(status) => status,
         }
     }
 
@@ -151,6 +135,7 @@ impl Refusal {
             Refusal::Bad => format!("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n{stamp}\r\n"),
             Refusal::EmptyProtocol => "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n".into(),
             Refusal::TooMany => format!("HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n{stamp}\r\n"),
+            Refusal::Fault(status) => format!("HTTP/1.1 {status} Fault\r\ncontent-length: 0\r\n{stamp}\r\n"),
             Refusal::UpgradeRequired => format!(
                 "HTTP/1.1 426 Upgrade Required\r\nconnection: upgrade\r\ncontent-length: 0\r\n{stamp}\
                  upgrade: websocket\r\n\r\n"
@@ -160,12 +145,14 @@ impl Refusal {
 }
 
 /// In the order of the real one: the parser, blackhole's own checks, then the WebSocket layer's.
-fn answer(head: &Head, node: &Node, peer: SocketAddr) -> Answer {
+fn answer(head: &Head, cluster: &Cluster, peer: SocketAddr) -> Answer {
     let refusal = if head.malformed || (!head.http_1_0 && !head.host) {
         Refusal::Malformed
+    } else if let Some(status) = cluster.faults.refuses_upgrades() {
+        Refusal::Fault(status)
     } else if let Some(protocol) = &head.protocol {
         if protocol.trim().is_empty() { Refusal::EmptyProtocol } else { Refusal::Bad }
-    } else if node.is_full_for(peer.ip()) {
+    } else if cluster.is_full_for(peer.ip()) {
         Refusal::TooMany
     } else if head.http_1_0 {
         Refusal::TooOld
@@ -186,7 +173,7 @@ fn answer(head: &Head, node: &Node, peer: SocketAddr) -> Answer {
 }
 
 /// Reads one head; what came behind it stays in `buffer`. `None` where the client closed.
-async fn read_head(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<Option<Head>> {
+async fn read_head(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>) -> io::Result<Option<Head>> {
     loop {
         if !buffer.is_empty() {
             if let Some((head, length)) = parse(buffer) {
@@ -234,7 +221,11 @@ fn parse(bytes: &[u8]) -> Option<(Head, usize)> {
 }
 
 /// Passes over the body of a request that was refused.
-async fn skip_body(stream: &mut TcpStream, buffer: &mut Vec<u8>, mut length: usize) -> io::Result<()> {
+async fn skip_body(
+    stream: &mut (impl AsyncRead + Unpin),
+    buffer: &mut Vec<u8>,
+    mut length: usize,
+) -> io::Result<()> {
     loop {
         let skipped = length.min(buffer.len());
         buffer.drain(..skipped);
@@ -245,8 +236,8 @@ async fn skip_body(stream: &mut TcpStream, buffer: &mut Vec<u8>, mut length: usi
     }
 }
 
-fn date(node: &Node) -> String {
-    let now = Timestamp::try_from(node.now()).unwrap_or(Timestamp::UNIX_EPOCH);
+fn date(cluster: &Cluster) -> String {
+    let now = Timestamp::try_from(cluster.now()).unwrap_or(Timestamp::UNIX_EPOCH);
     now.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }
 
@@ -260,7 +251,7 @@ mod tests {
     fn answer_to(request: &str) -> Answer {
         let (head, length) = parse(request.as_bytes()).unwrap();
         assert_eq!(length, request.len());
-        answer(&head, &Node::new(Settings::default()), SocketAddr::from(PEER))
+        answer(&head, &Cluster::new(Settings::default()), SocketAddr::from(PEER))
     }
 
     #[test]

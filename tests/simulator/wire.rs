@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use futures_util::{SinkExt as _, StreamExt as _};
+use hawking::{sim::Simulator, upstream::BoxedIo};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -18,7 +19,7 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// An open WebSocket.
 pub struct Socket {
-    inner: WebSocketStream<TcpStream>,
+    inner: WebSocketStream<BoxedIo>,
 }
 
 /// What came.
@@ -47,7 +48,18 @@ pub struct Upgraded {
 /// Asks for an upgrade.
 pub async fn upgrade(to: SocketAddr, path: &str, headers: &[(&'static str, &str)]) -> Upgraded {
     let stream = TcpStream::connect(to).await.unwrap();
-    let mut request = format!("ws://{to}{path}").into_client_request().unwrap();
+    upgrade_on(Box::new(stream), &format!("ws://{to}{path}"), headers).await
+}
+
+/// The same over a pipe to an in-memory simulator.
+pub async fn upgrade_in_memory(sim: &Simulator) -> Upgraded {
+    let url = sim.blackhole_url();
+    let pipe = sim.dial().dial(url.host_str().unwrap(), 5555).await.unwrap();
+    upgrade_on(pipe, url.as_str(), &[]).await
+}
+
+async fn upgrade_on(stream: BoxedIo, url: &str, headers: &[(&'static str, &str)]) -> Upgraded {
+    let mut request = url.into_client_request().unwrap();
     for (name, value) in headers {
         request.headers_mut().insert(*name, value.parse().unwrap());
     }

@@ -1,33 +1,39 @@
-//! What all parts of a simulator share: a node of the cluster.
+//! What all parts of a simulator share: the cluster.
 
 use std::{
     collections::BTreeMap,
+    io,
     net::{IpAddr, SocketAddr},
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
-    time::SystemTime,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime},
 };
 
 use jiff::{Timestamp, civil::Date};
 use parking_lot::Mutex;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     accounts::{Accounts, hex32},
-    bindings::Cluster,
-    broker::{Broker, Delivery},
+    bindings::{self, Directory},
+    broker::{Broker, Delivery, Route},
     channels::Channels,
     event::{Event, EventError, GREGORIAN_OFFSET, Moment},
+    faults::Faults,
     json::Json,
-    record::{Happening, Record},
+    outbox::{Lateness, Outbox},
+    record::{Frame, Happening, Loss, Record},
     request::{Change, Context},
     settings::Settings,
 };
-use crate::binding::AccountId;
+use crate::binding::{AccountId, Flavour};
 
 /// See the module's documentation.
-pub(super) struct Node {
+pub(super) struct Cluster {
     pub settings: Settings,
     pub accounts: Mutex<Accounts>,
     pub record: Record,
@@ -35,22 +41,29 @@ pub(super) struct Node {
     pub tasks: TaskTracker,
     /// Ends all of them.
     pub stop: CancellationToken,
-    broker: Mutex<Broker>,
+    pub faults: Faults,
+    /// One for each node.
+    brokers: Vec<Mutex<Broker>>,
     sessions: Mutex<BTreeMap<u64, Session>>,
     channels: Mutex<Channels>,
     ping: AtomicBool,
     max_connections_per_ip: Mutex<Option<u64>>,
     /// A day set by hand, instead of the clock's.
     day: Mutex<Option<Date>>,
+    idle_timeout: watch::Sender<Duration>,
+    token_life: Mutex<Duration>,
     connections: AtomicU64,
     sessions_opened: AtomicU64,
+    /// The most that ever waited for a socket, of the sessions that are over.
+    queue_peak: AtomicUsize,
 }
 
-/// An open session as the rest of the node sees it.
+/// An open session as the rest of the cluster sees it.
 struct Session {
     peer: SocketAddr,
+    node: usize,
     since: SystemTime,
-    outbox: UnboundedSender<Utf8Bytes>,
+    outbox: Arc<Outbox>,
     cut: CancellationToken,
     /// Leaves its bindings and counts behind when it ends (F38).
     killed: bool,
@@ -58,30 +71,56 @@ struct Session {
     names: Vec<String>,
 }
 
+/// What a session is given when it opens.
+pub(super) struct Opened {
+    /// The node that it is on.
+    pub node: usize,
+    /// What it is to send.
+    pub outbox: Arc<Outbox>,
+    /// Ends it.
+    pub cut: CancellationToken,
+}
+
 /// What the audit tells of a session.
 pub(super) struct Listed {
     pub connection: u64,
+    pub node: usize,
+    pub waiting: usize,
+    pub peak: usize,
     pub peer: SocketAddr,
     pub since: SystemTime,
     pub account: Option<AccountId>,
     pub names: Vec<String>,
 }
 
-impl Node {
+impl Cluster {
+    /// A cluster, if its flavour can be simulated.
+    pub fn start(settings: Settings) -> io::Result<Arc<Self>> {
+        if settings.flavour != Flavour::K4 {
+            let message = format!("flavour {} cannot be simulated yet", settings.flavour.as_str());
+            return Err(io::Error::new(io::ErrorKind::Unsupported, message));
+        }
+        Ok(Arc::new(Self::new(settings)))
+    }
+
     pub fn new(settings: Settings) -> Self {
         Self {
             accounts: Mutex::new(Accounts::new(settings.accounts.clone())),
             record: Record::new(settings.record_limit, settings.record_bytes),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
-            broker: Mutex::default(),
+            faults: Faults::default(),
+            brokers: (0..settings.nodes.max(1)).map(|_| Mutex::default()).collect(),
             sessions: Mutex::default(),
             channels: Mutex::default(),
             ping: AtomicBool::new(false),
             max_connections_per_ip: Mutex::new(settings.max_connections_per_ip),
             day: Mutex::new(None),
+            idle_timeout: watch::channel(settings.idle_timeout).0,
+            token_life: Mutex::new(settings.token_life),
             connections: AtomicU64::new(0),
             sessions_opened: AtomicU64::new(0),
+            queue_peak: AtomicUsize::new(0),
             settings,
         }
     }
@@ -113,6 +152,7 @@ impl Node {
 
     // Accounts
 
+    /// Whose token it is; `None` where it is no good.
     pub fn authenticate(&self, token: &str) -> Option<AccountId> {
         self.accounts.lock().authenticate(token, self.now())
     }
@@ -164,27 +204,25 @@ impl Node {
         self.record.add(self.now(), connection, what);
     }
 
-    /// Opens a session. Its texts to send come over `outbox`; `cut` ends it.
-    pub fn open(
-        &self,
-        connection: u64,
-        peer: SocketAddr,
-        outbox: UnboundedSender<Utf8Bytes>,
-    ) -> CancellationToken {
+    /// Opens a session, on the node whose turn it is.
+    pub fn open(&self, connection: u64, peer: SocketAddr) -> Opened {
+        let turn = self.sessions_opened.fetch_add(1, Ordering::Relaxed);
+        let node = usize::try_from(turn).unwrap_or_default() % self.brokers.len();
+        let outbox = Arc::new(Outbox::new(self.settings.max_queued_messages()));
         let cut = self.stop.child_token();
         let session = Session {
             peer,
+            node,
             since: self.now(),
-            outbox,
+            outbox: Arc::clone(&outbox),
             cut: cut.clone(),
             killed: false,
             account: None,
             names: Vec::new(),
         };
         self.sessions.lock().insert(connection, session);
-        self.sessions_opened.fetch_add(1, Ordering::Relaxed);
         self.note(connection, Happening::Opened { peer });
-        cut
+        Opened { node, outbox, cut }
     }
 
     /// What the audit shows of a session follows each request that succeeds.
@@ -196,15 +234,17 @@ impl Node {
     }
 
     /// Closes a session, and takes back what it held, unless it was killed.
-    pub fn close(&self, connection: u64, context: &Context) {
-        let killed = self.sessions.lock().remove(&connection).is_some_and(|session| session.killed);
-        if !killed {
-            self.apply(context.closing());
+    pub fn close(&self, connection: u64, node: usize, context: &Context) {
+        let Some(session) = self.sessions.lock().remove(&connection) else { return };
+        self.queue_peak.fetch_max(session.outbox.peak(), Ordering::Relaxed);
+        if !session.killed {
+            self.apply(node, context.closing());
         }
     }
 
-    pub fn apply(&self, changes: Vec<Change>) {
-        let mut broker = self.broker.lock();
+    pub fn apply(&self, node: usize, changes: Vec<Change>) {
+        let Some(broker) = self.brokers.get(node) else { return };
+        let mut broker = broker.lock();
         for change in changes {
             match change {
                 Change::Bind { key, responder } => broker.bind(&key, responder),
@@ -215,14 +255,28 @@ impl Node {
         }
     }
 
-    /// Restarts the listener: counts and what was listened to are gone, the dispatcher's table stays (F45).
-    pub fn restart_listener(&self) {
-        self.broker.lock().forget_listeners();
+    /// Restarts the listener of a node or all: counts and what was listened to are gone, the dispatcher's table stays (F45).
+    pub fn restart_listener(&self, node: Option<usize>) {
+        let chosen = self.brokers.iter().enumerate().filter(|(at, _)| node.is_none_or(|node| node == *at));
+        chosen.for_each(|(_, broker)| broker.lock().forget_listeners());
+    }
+
+    /// An unsubscribe by nobody's session: it lowers the counts on every node and touches no table (F37).
+    pub fn foreign_unsubscribe(&self, account: &AccountId, binding: &str) {
+        for resolved in bindings::resolve(binding, account.as_str(), self) {
+            for broker in &self.brokers {
+                let mut broker = broker.lock();
+                resolved.listeners.iter().for_each(|listener| broker.unlisten(listener));
+            }
+        }
     }
 
     pub fn sessions(&self) -> Vec<Listed> {
         let listed = |(connection, session): (&u64, &Session)| Listed {
             connection: *connection,
+            node: session.node,
+            waiting: session.outbox.waiting(),
+            peak: session.outbox.peak(),
             peer: session.peer,
             since: session.since,
             account: session.account,
@@ -239,39 +293,108 @@ impl Node {
         self.sessions_opened.load(Ordering::Relaxed)
     }
 
-    /// Cuts TCP under one session or all; how many.
-    pub fn cut(&self, connection: Option<u64>, kill: bool) -> usize {
+    /// The most that ever waited for the socket of one session.
+    pub fn queue_peak(&self) -> usize {
+        let open = self.sessions.lock().values().map(|session| session.outbox.peak()).max().unwrap_or(0);
+        open.max(self.queue_peak.load(Ordering::Relaxed))
+    }
+
+    /// Does something to one session or all; how many.
+    fn each(&self, connection: Option<u64>, mut act: impl FnMut(&mut Session)) -> usize {
         let mut sessions = self.sessions.lock();
         let chosen = sessions.iter_mut().filter(|(number, _)| connection.is_none_or(|one| one == **number));
-        let mut count = 0;
-        for (_, session) in chosen {
+        chosen.map(|(_, session)| act(session)).count()
+    }
+
+    /// Cuts TCP under one session or all; how many.
+    pub fn cut(&self, connection: Option<u64>, kill: bool) -> usize {
+        self.each(connection, |session| {
             session.killed |= kill;
             session.cut.cancel();
-            count += 1;
+        })
+    }
+
+    /// Closes one session or all with a code; how many.
+    pub fn close_with(&self, code: u16, connection: Option<u64>) -> usize {
+        self.each(connection, |session| session.outbox.close(code))
+    }
+
+    /// Makes one session or all stand still, or go on; how many.
+    pub fn freeze(&self, connection: Option<u64>, frozen: bool) -> usize {
+        self.each(connection, |session| session.outbox.freeze(frozen))
+    }
+
+    pub fn idle_timeout(&self) -> watch::Receiver<Duration> {
+        self.idle_timeout.subscribe()
+    }
+
+    pub fn set_idle_timeout(&self, timeout: Duration) {
+        self.idle_timeout.send_replace(timeout);
+    }
+
+    pub fn token_life(&self) -> Duration {
+        *self.token_life.lock()
+    }
+
+    pub fn set_token_life(&self, life: Duration) {
+        *self.token_life.lock() = life;
+    }
+
+    // What goes to clients
+
+    /// Queues a text for a session; whether it will be written. What vanishes is noted.
+    fn queue(&self, connection: u64, session: &Session, text: Utf8Bytes, lateness: Lateness) -> bool {
+        let queued = session.outbox.push(text.clone(), lateness);
+        if !queued {
+            self.note(connection, Happening::Lost(Frame::Text(text), Loss::Queue));
         }
-        count
+        queued
+    }
+
+    /// Queues the reply to a session's request, or loses it.
+    pub fn reply(&self, connection: u64, text: String) {
+        let random = self.settings.random.as_ref();
+        let text = Utf8Bytes::from(text);
+        if self.faults.loses_reply(random) {
+            self.note(connection, Happening::Lost(Frame::Text(text), Loss::Fault));
+            return;
+        }
+        let lateness = self.faults.lateness(false, random);
+        if let Some(session) = self.sessions.lock().get(&connection) {
+            self.queue(connection, session, text, lateness);
+        }
     }
 
     /// Queues a text frame to one session or all; to how many.
     pub fn inject(&self, text: &str, connection: Option<u64>) -> usize {
         let text = Utf8Bytes::from(text);
+        let random = self.settings.random.as_ref();
         let sessions = self.sessions.lock();
         let chosen = sessions.iter().filter(|(number, _)| connection.is_none_or(|one| one == **number));
-        chosen.filter(|(_, session)| session.outbox.send(text.clone()).is_ok()).count()
+        chosen
+            .filter(|(connection, session)| {
+                let lateness = self.faults.lateness(false, random);
+                self.queue(**connection, session, text.clone(), lateness)
+            })
+            .count()
     }
 
-    /// Publishes an event; how many frames it makes. They are queued when this returns.
+    /// Publishes an event; how many frames it makes, those that vanish not counted. They are queued when this returns.
     pub fn publish(&self, event: &Event) -> Result<usize, EventError> {
         self.channels.lock().note(event, self.gregorian());
-        let moment = Moment {
-            now: self.gregorian(),
-            month: self.month(),
-            message_id: hex32(self.settings.random.as_ref()),
-        };
+        let random = self.settings.random.as_ref();
+        let moment = Moment { now: self.gregorian(), month: self.month(), message_id: hex32(random) };
         let Some(publication) = event.publication(moment)? else {
             return Ok(0);
         };
-        let deliveries = self.broker.lock().route(&publication.route, &publication.routing_key);
+        if publication.route != Route::Direct && !self.faults.broker_is_up() {
+            return Ok(0);
+        }
+        let deliveries: Vec<Delivery> = self
+            .brokers
+            .iter()
+            .flat_map(|broker| broker.lock().route(&publication.route, &publication.routing_key))
+            .collect();
         if deliveries.is_empty() {
             return Ok(0);
         }
@@ -279,6 +402,7 @@ impl Node {
             Some(name) => format!(r#""name":{},"#, Json::from(name)),
             None => String::new(),
         };
+        let call_event = publication.routing_key.starts_with("call.");
         let tail = format!(
             r#"{name}"routing_key":{},"data":{}}}"#,
             Json::from(publication.routing_key),
@@ -286,11 +410,16 @@ impl Node {
         );
         let frames: Vec<(u64, Utf8Bytes)> =
             deliveries.into_iter().map(|delivery| (delivery.session, frame(delivery, &tail))).collect();
+        let times = if call_event && self.faults.duplicates(random) { 2 } else { 1 };
+        let lateness = self.faults.lateness(call_event, random);
         let sessions = self.sessions.lock();
-        let sent = frames.into_iter().filter(|(session, text)| {
-            sessions.get(session).is_some_and(|session| session.outbox.send(text.clone()).is_ok())
-        });
-        Ok(sent.count())
+        let mut sent = 0;
+        for (connection, text) in std::iter::repeat_n(frames, times).flatten() {
+            if let Some(session) = sessions.get(&connection) {
+                sent += usize::from(self.queue(connection, session, text, lateness));
+            }
+        }
+        Ok(sent)
     }
 }
 
@@ -306,7 +435,7 @@ pub(super) fn gregorian(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() + GREGORIAN_OFFSET
 }
 
-impl Cluster for Node {
+impl Directory for Cluster {
     fn month(&self) -> (i16, i8) {
         let today = self.today();
         (today.year(), today.month())

@@ -1,0 +1,509 @@
+//! Faults, most of them in memory under a paused clock: what they do, and that what is said of them is on record.
+
+use std::{
+    io::ErrorKind,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use hawking::{
+    binding::AccountId,
+    clock::TokioClock,
+    random::SeededRandom,
+    sim::{CrossbarFault, Door, Ending, Event, Frame, Happening, Loss, ReplyLoss, Settings, Simulator},
+    upstream::TransportError,
+};
+use serde_json::{Value, json};
+use tokio::{io::AsyncReadExt as _, net::TcpStream, time::Instant};
+use tokio_tungstenite::tungstenite::Message;
+
+use super::wire::{Came, Socket, upgrade, upgrade_in_memory};
+
+const ACCOUNT: &str = "account0000000000000000000000002";
+const OBJECT: &str = "object.doc_edited.device";
+
+fn settings() -> Settings {
+    let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_486_800);
+    Settings {
+        clock: Arc::new(TokioClock::starting_at(start)),
+        random: Arc::new(SeededRandom::new(1)),
+        ..Settings::default()
+    }
+}
+
+fn simulator() -> Simulator {
+    Simulator::in_memory(settings()).unwrap()
+}
+
+async fn connect(sim: &Simulator) -> Socket {
+    upgrade_in_memory(sim).await.socket.unwrap()
+}
+
+async fn send(socket: &mut Socket, id: &str, binding: &str) {
+    let data = json!({ "account_id": ACCOUNT, "binding": binding });
+    let message = json!({ "action": "subscribe", "auth_token": "tok-acct2", "request_id": id, "data": data });
+    socket.send(Message::Text(message.to_string().into())).await;
+}
+
+async fn text(socket: &mut Socket) -> Value {
+    match socket.next().await {
+        Some(Came::Text(text)) => serde_json::from_str(&text).unwrap(),
+        other => panic!("no text but {other:?}"),
+    }
+}
+
+async fn subscribe(socket: &mut Socket, binding: &str) -> Value {
+    send(socket, "r", binding).await;
+    let reply = text(socket).await;
+    assert_eq!(reply["status"], "success", "{reply}");
+    reply
+}
+
+async fn ready(sim: &Simulator, binding: &str) -> Socket {
+    let mut socket = connect(sim).await;
+    subscribe(&mut socket, binding).await;
+    socket
+}
+
+fn device(sim: &Simulator, id: &str) -> Event {
+    Event::document(&sim.accounts()[1], "doc_edited", "device", id)
+}
+
+fn call(sim: &Simulator, id: &str) -> Event {
+    Event::call(&sim.accounts()[1], "CHANNEL_CREATE", id)
+}
+
+fn account() -> AccountId {
+    ACCOUNT.parse().unwrap()
+}
+
+fn lost(sim: &Simulator, why: Loss) -> usize {
+    let lost = |what: &Happening| matches!(what, Happening::Lost(_, by) if *by == why);
+    sim.record().iter().filter(|exchange| lost(&exchange.what)).count()
+}
+
+fn endings(sim: &Simulator) -> Vec<Ending> {
+    let ending = |what| match what {
+        Happening::Closed(ending) => Some(ending),
+        _ => None,
+    };
+    sim.record().into_iter().filter_map(|exchange| ending(exchange.what)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_by_a_listener_restart_or_a_foreign_unsubscribe_until_somebody_subscribes() {
+    let sim = simulator();
+    let mut socket = ready(&sim, OBJECT).await;
+    for silence in ["/restart_listener", "/unsubscribe"] {
+        assert_eq!(sim.publish(&device(&sim, "d")), Ok(1), "before {silence}");
+        let body = json!({ "account_id": ACCOUNT, "binding": OBJECT });
+        assert_eq!(sim.control(silence, body).unwrap()["ok"], true);
+        assert_eq!(sim.publish(&device(&sim, "d")), Ok(0), "after {silence}");
+        assert_eq!(text(&mut socket).await["action"], "event");
+        subscribe(&mut socket, OBJECT).await;
+    }
+    assert_eq!(sim.publish(&device(&sim, "d")), Ok(1));
+    sim.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_foreign_unsubscribe_does_not_touch_other_bindings() {
+    let sim = simulator();
+    let _socket = ready(&sim, OBJECT).await;
+    sim.foreign_unsubscribe(&account(), "call.*.*");
+    sim.foreign_unsubscribe(&sim.accounts()[2].id, OBJECT);
+    assert_eq!(sim.publish(&device(&sim, "d")), Ok(1));
+    sim.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_outage_loses_events_and_ends_by_itself() {
+    let sim = simulator();
+    let mut socket = ready(&sim, OBJECT).await;
+    sim.broker_outage(Duration::from_secs(36));
+    assert_eq!(sim.publish(&device(&sim, "d")), Ok(0));
+    subscribe(&mut socket, "call.*.*").await;
+    tokio::time::sleep(Duration::from_secs(35)).await;
+    assert_eq!(sim.publish(&call(&sim, "c")), Ok(0));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!((sim.publish(&device(&sim, "d")), sim.publish(&call(&sim, "c"))), (Ok(1), Ok(1)));
+    sim.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_reply_was_executed() {
+    let sim = simulator();
+    sim.drop_replies(ReplyLoss::Every(5));
+    let mut socket = connect(&sim).await;
+    for id in 0..10 {
+        send(&mut socket, &id.to_string(), &format!("call.CHANNEL_CREATE.{id}")).await;
+    }
+    let replies = socket.settle().await.len();
+    assert_eq!((replies, lost(&sim, Loss::Fault)), (8, 2));
+    for id in 0..10 {
+        assert_eq!(sim.publish(&call(&sim, &id.to_string())), Ok(1));
+    }
+
+    sim.drop_replies(ReplyLoss::Share(1.0));
+    send(&mut socket, "r", OBJECT).await;
+    assert!(socket.settle().await.iter().all(|came| !format!("{came:?}").contains("reply")));
+    sim.heal();
+    subscribe(&mut socket, OBJECT).await;
+    sim.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_bind_is_answered_at_once_and_delivers_later() {
+    let sim = simulator();
+    sim.bind_late(Duration::from_millis(700));
+    let start = Instant::now();
+    let socket = ready(&sim, OBJECT).await;
+    assert!(start.elapsed() < Duration::from_millis(10));
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(sim.publish(&device(&sim, "d")), Ok(0));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(sim.publish(&device(&sim, "d")), Ok(1));
+
+    // One that closes before it came about leaves nothing behind.
+    let early = ready(&sim, "object.doc_created.user").await;
+    drop((early, socket));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let _other = ready(&sim, "object.doc_created.user").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let event = Event::document(&sim.accounts()[1], "doc_created", "user", "u");
+    assert_eq!(sim.publish(&event), Ok(1));
+    sim.foreign_unsubscribe(&account(), "object.doc_created.user");
+    assert_eq!(sim.publish(&event), Ok(0), "the count was one");
+    sim.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frozen_session_is_open_and_silent() {
+    let sim = simulator();
+    let mut frozen = ready(&sim, OBJECT).await;
+    let mut other = ready(&sim, "call.*.*").await;
+    let first = sim
+        .record()
+        .iter()
+        .find(|exchange| matches!(exchange.what, Happening::Opened { .. }))
+        .unwrap()
+        .connection;
+    assert_eq!(sim.freeze(Some(first)), 1);
+    assert_eq!(sim.publish(&device(&sim, "d")), Ok(1));
+    frozen.send(Message::Ping("x".into())).await;
+    assert_eq!(frozen.next().await, None, "no event, no pong");
+    assert_eq!(sim.publish(&call(&sim, "c")), Ok(1));
+    assert_eq!(text(&mut other).await["name"], "CHANNEL_CREATE");
+    let mut new = ready(&sim, "call.*.*").await;
+    subscribe(&mut new, OBJECT).await;
+    tokio::time::sleep(Duration::from_secs(7200)).await;
+
+    // It can be cut, and thaws.
+    assert_eq!(sim.control("/thaw", json!({})).unwrap()["sessions"], 1, "the others were idle for too long");
+    assert_eq!(text(&mut frozen).await["name"], "doc_edited");
+    assert_eq!(frozen.next().await, Some(Came::Pong(b"x".to_vec())));
+    sim.freeze(None);
+    assert_eq!(sim.cut(None), 1);
+    assert_eq!(frozen.next().await, Some(Came::End));
+    sim.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn delay_and_jitter_keep_the_order() {
+    let sim = simulator();
+    let mut socket = ready(&sim, OBJECT).await;
+    sim.delay(Duration::from_millis(100), Duration::from_millis(50));
+    let start = Instant::now();
+    for id in 0..50 {
+        sim.publish(&device(&sim, &id.to_string())).unwrap();
+    }
+    for id in 0..50 {
+        assert_eq!(text(&mut socket).await["data"]["id"], id.to_string());
+        assert!((100..=152).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
+    }
+    sim.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn call_events_are_overtaken_and_doubled_and_no_others() {
+    let sim = simulator();
+    let mut socket = ready(&sim, "call.*.*").await;
+    subscribe(&mut socket, OBJECT).await;
+    sim.reorder(0.3, Duration::from_millis(20));
+    sim.duplicate(0.5);
+    let mut expected = 0;
+    for id in 0..100 {
+        expected += sim.publish(&call(&sim, &format!("{id:03}"))).unwrap();
+        expected += sim.publish(&device(&sim, &format!("{id:03}"))).unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let (mut calls, mut devices) = (Vec::new(), Vec::new());
+    for _ in 0..expected {
+        let frame = text(&mut socket).await;
+        let name = |key: &str| frame["data"][key].as_str().map(str::to_owned);
+        match name("call_id") {
+            Some(id) => calls.push(id),
+            None => devices.extend(name("id")),
+        }
+    }
+    assert_eq!(devices, (0..100).map(|id| format!("{id:03}")).collect::<Vec<_>>());
+    assert!((120..180).contains(&calls.len()), "{}", calls.len());
+    assert!(!calls.is_sorted());
+    calls.sort();
+    calls.dedup();
+    assert_eq!(calls.len(), 100);
+    sim.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn closes_with_any_code_and_after_an_hour_of_silence_with_1000() {
+    let sim = simulator();
+    for code in [1000, 1011, 4001] {
+        let mut socket = ready(&sim, OBJECT).await;
+        assert_eq!(sim.close(code, None), 1);
+        assert_eq!(socket.next().await, Some(Came::Close(Some(code))));
+        assert_eq!(socket.next().await, Some(Came::End));
+    }
+    let mut silent = ready(&sim, OBJECT).await;
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(3590) {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(sim.publish(&device(&sim, "d")), Ok(1));
+        text(&mut silent).await;
+    }
+    assert_eq!(silent.next().await, Some(Came::Close(Some(1000))), "what it is sent does not count");
+    assert_eq!(start.elapsed().as_secs(), 3600);
+
+    let mut short = ready(&sim, OBJECT).await;
+    sim.idle_timeout(Duration::from_secs(3));
+    assert_eq!(short.next().await, Some(Came::Close(Some(1000))));
+    sim.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn upgrades_are_refused_with_a_status() {
+    let sim = simulator();
+    for status in [400, 403, 429, 500] {
+        sim.refuse_upgrades(Some(status));
+        assert_eq!(upgrade_in_memory(&sim).await.status, status);
+    }
+    sim.refuse_upgrades(None);
+    ready(&sim, OBJECT).await;
+    let refused: Vec<u16> = sim
+        .record()
+        .iter()
+        .filter_map(|exchange| match exchange.what {
+            Happening::Refused { status } => Some(status),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(refused, [400, 403, 429, 500]);
+    sim.shutdown().await;
+}
+
+fn address(sim: &Simulator) -> SocketAddr {
+    let url = sim.blackhole_url();
+    format!("{}:{}", url.host_str().unwrap(), url.port().unwrap()).parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_port_closes_resets_hangs_and_opens_again() {
+    let sim = Simulator::start(Settings::default()).await.unwrap();
+    let to = address(&sim);
+    let mut before = upgrade(to, "/", &[]).await.socket.unwrap();
+    sim.blackhole_door(Door::Closed);
+    // Those that were about to be accepted are reset.
+    while TcpStream::connect(to).await.err().map(|error| error.kind()) != Some(ErrorKind::ConnectionRefused) {
+        tokio::task::yield_now().await;
+    }
+    subscribe(&mut before, OBJECT).await;
+
+    sim.control("/blackhole_door", json!({ "door": "resets" })).unwrap();
+    let mut reset = loop {
+        if let Ok(stream) = TcpStream::connect(to).await {
+            break stream;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(reset.read_u8().await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+
+    sim.blackhole_door(Door::Hangs);
+    let mut hanging = TcpStream::connect(to).await.unwrap();
+    let early = tokio::time::timeout(Duration::from_millis(50), hanging.read_u8()).await;
+    assert!(early.is_err(), "{early:?}");
+    sim.heal();
+    assert!(hanging.read_u8().await.is_err());
+    assert!(upgrade(to, "/", &[]).await.socket.is_some());
+    sim.shutdown().await;
+}
+
+async fn log_in(sim: &Simulator) -> Result<(u16, Value), TransportError> {
+    let body = json!({ "data": { "api_key": "apikey-acct2" } });
+    let request = http::Request::put(sim.crossbar_url().join("v2/api_auth").unwrap().as_str())
+        .body(Bytes::from(body.to_string()))
+        .unwrap();
+    let answer = sim.transport().send(request).await?;
+    Ok((answer.status().as_u16(), serde_json::from_slice(answer.body()).unwrap()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_memory_doors_and_names() {
+    let sim = simulator();
+    let dial = sim.dial();
+    let error = async |host| dial.dial(host, 5555).await.err().map(|error| error.kind());
+    assert_eq!(error("nowhere.sim").await, Some(ErrorKind::NotFound));
+    assert_eq!(error("blackhole.sim").await, None);
+    for (door, kind, failure) in [
+        (Door::Closed, ErrorKind::ConnectionRefused, TransportError::Refused),
+        (Door::Resets, ErrorKind::ConnectionReset, TransportError::Broken),
+    ] {
+        sim.blackhole_door(door);
+        sim.crossbar_door(door);
+        assert_eq!(error("blackhole.sim").await, Some(kind));
+        assert_eq!(log_in(&sim).await.unwrap_err(), failure);
+    }
+    sim.crossbar_door(Door::Hangs);
+    assert!(tokio::time::timeout(Duration::from_secs(600), log_in(&sim)).await.is_err());
+    sim.heal();
+    assert_eq!(log_in(&sim).await.unwrap().0, 201);
+    sim.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn crossbar_is_down_slow_or_hangs_where_it_is_told() {
+    let sim = simulator();
+    let body = json!({ "path": "/v2/api_auth", "delay_ms": 1500, "status": 503 });
+    sim.control("/crossbar", body).unwrap();
+    let start = Instant::now();
+    assert_eq!(log_in(&sim).await.unwrap().0, 503);
+    assert_eq!(start.elapsed().as_millis() / 10, 150);
+    let elsewhere = CrossbarFault { path: "/v2/user_auth".into(), hangs: true, ..CrossbarFault::default() };
+    sim.crossbar_fault(Some(elsewhere.clone()));
+    assert_eq!(log_in(&sim).await.unwrap().0, 201);
+    sim.crossbar_fault(Some(CrossbarFault { path: String::new(), ..elsewhere }));
+    assert!(tokio::time::timeout(Duration::from_secs(600), log_in(&sim)).await.is_err());
+    sim.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_expire_and_are_refused() {
+    let sim = simulator();
+    sim.token_life(Duration::from_secs(2));
+    let (_, login) = log_in(&sim).await.unwrap();
+    let token = login["auth_token"].as_str().unwrap().to_owned();
+    let ask = async |token: &str| {
+        let mut socket = connect(&sim).await;
+        let data = json!({ "account_id": ACCOUNT, "binding": OBJECT });
+        let message = json!({ "action": "subscribe", "auth_token": token, "data": data });
+        socket.send(Message::Text(message.to_string().into())).await;
+        text(&mut socket).await["status"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(ask(&token).await, "success");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(ask(&token).await, "error");
+    assert_eq!(ask("tok-acct2").await, "success");
+    sim.refuse_tokens(true);
+    assert_eq!(ask("tok-acct2").await, "error");
+    sim.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_stops_is_dropped_with_its_last_frame_torn() {
+    let sim = simulator();
+    let mut socket = ready(&sim, OBJECT).await;
+    let start = Instant::now();
+    let bulky = "x".repeat(4000);
+    for id in 0..2000 {
+        sim.publish(&device(&sim, &id.to_string()).with("Bulk", bulky.clone())).unwrap();
+    }
+    while endings(&sim).is_empty() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(endings(&sim), [Ending::Slow]);
+    assert!((30..32).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    assert_eq!(sim.connections(), 0);
+    let mut came = 0;
+    while let Some(Came::Text(_)) = socket.next().await {
+        came += 1;
+    }
+    let is_sent_event = |what: &Happening| matches!(what, Happening::Sent(Frame::Text(text)) if text.contains(r#""action":"event""#));
+    let sent = sim.record().iter().filter(|exchange| is_sent_event(&exchange.what)).count();
+    assert_eq!(came, sent, "the record knows what came");
+    assert_eq!((lost(&sim, Loss::Torn), lost(&sim, Loss::Unsent)), (1, 2000 - sent - 1));
+    assert!(sim.queue_peak() >= 1000, "K4 has no limit");
+    sim.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn above_the_limit_events_and_replies_vanish_and_both_are_on_record() {
+    let sim = Simulator::in_memory(Settings { max_queued_messages: Some(Some(50)), ..settings() }).unwrap();
+    let mut socket = ready(&sim, OBJECT).await;
+    // A reader that keeps up loses nothing, whatever comes at once.
+    for _ in 0..20 {
+        for id in 0..200 {
+            assert_eq!(sim.publish(&device(&sim, &id.to_string())), Ok(1));
+        }
+        for _ in 0..200 {
+            text(&mut socket).await;
+        }
+    }
+    assert_eq!((lost(&sim, Loss::Queue), sim.queue_peak()), (0, 0));
+
+    let bulky = "x".repeat(4000);
+    for id in 0..1000 {
+        sim.publish(&device(&sim, &id.to_string()).with("Bulk", bulky.clone())).unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    assert_eq!(sim.publish(&device(&sim, "late")), Ok(0));
+    assert_eq!(sim.queue_peak(), 50);
+    let vanished = lost(&sim, Loss::Queue);
+    let mut came = 0;
+    while socket.next().await.is_some() {
+        came += 1;
+    }
+    assert_eq!(came + vanished, 1001);
+    assert_eq!(sim.publish(&device(&sim, "again")), Ok(1));
+    sim.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_count_for_themselves_and_events_come_to_all() {
+    let sim = Simulator::in_memory(Settings { nodes: 2, ..settings() }).unwrap();
+    let (mut one, _two) = (ready(&sim, OBJECT).await, ready(&sim, OBJECT).await);
+    assert_eq!(sim.publish(&device(&sim, "d")), Ok(2));
+    sim.restart_listener(Some(0));
+    assert_eq!(sim.publish(&device(&sim, "d")), Ok(1));
+    let _two_more = (ready(&sim, "call.*.*").await, ready(&sim, OBJECT).await);
+    assert_eq!(sim.publish(&device(&sim, "d")), Ok(2), "the fourth session is on the second node");
+    text(&mut one).await;
+    subscribe(&mut one, OBJECT).await;
+    assert_eq!(sim.publish(&device(&sim, "d")), Ok(3));
+    sim.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_month_turns_with_the_clock_in_the_servers_zone() {
+    // 2026-11-30 23:59:00 in Honolulu is 2026-12-01 09:59:00 UTC.
+    let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_796_119_140);
+    let sim = Simulator::in_memory(Settings {
+        clock: Arc::new(TokioClock::starting_at(start)),
+        time_zone: jiff::tz::TimeZone::get("Pacific/Honolulu").unwrap(),
+        ..settings()
+    })
+    .unwrap();
+    let mut socket = ready(&sim, "object.doc_created.fax").await;
+    let fax = Event::document(&sim.accounts()[1], "doc_created", "fax", "f");
+    assert_eq!(sim.publish(&fax), Ok(1));
+    tokio::time::sleep(Duration::from_secs(59)).await;
+    assert_eq!(sim.publish(&fax), Ok(1));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(sim.publish(&fax), Ok(0));
+    let event = text(&mut socket).await;
+    assert!(event["routing_key"].as_str().unwrap().contains("-202611."), "{event}");
+    text(&mut socket).await;
+    subscribe(&mut socket, "object.doc_created.fax").await;
+    assert_eq!(sim.publish(&fax), Ok(1));
+    sim.shutdown().await;
+}
