@@ -124,6 +124,23 @@ fn stalled(name: &'static str, stall: Stall, streams: usize, connections: usize)
     case
 }
 
+/// One case of each kind, small.
+pub fn smoke() -> Vec<Case> {
+    const KINDS: [&str; 9] = [
+        "saturated",
+        "saturated-64-kib-windows",
+        "paced",
+        "latency",
+        "memory",
+        "views",
+        "stalled-shared",
+        "stalled-separate",
+        "endurance",
+    ];
+    let first = |kind| all().into_iter().find(|case| case.name == kind && case.topology.streams > 1);
+    KINDS.into_iter().filter_map(first).map(Case::shrunk).collect()
+}
+
 /// All cases, in the order of their rows.
 pub fn all() -> Vec<Case> {
     use Mode::{Naive, Nats, Tcp};
@@ -200,17 +217,17 @@ pub fn all() -> Vec<Case> {
 }
 
 impl Case {
-    /// The same, small and short: to see whether it works.
+    /// The same, small, short and slow: to see whether it works, also in a build that is not optimised.
     pub fn shrunk(mut self) -> Self {
         let Topology { streams, connections, deaf, .. } = self.topology;
         let share = |number: usize| number * streams.min(40) / streams;
         self.topology.streams = share(streams);
         self.topology.deaf = share(deaf);
         self.topology.connections = share(connections - deaf).max(1) + share(deaf);
-        self.seconds = Some(match self.subject {
-            Subject::Stalled(_) => 2.0,
-            _ => 0.3,
-        });
+        if let Speed::Rate(rate) = &mut self.speed {
+            *rate = rate.min(500.0);
+        }
+        self.seconds = Some(0.3);
         self.goals.clear();
         self
     }
@@ -239,5 +256,27 @@ impl Case {
 
     pub fn measuring_time(&self, seconds: f64) -> Duration {
         Duration::from_secs_f64(self.seconds.unwrap_or(seconds))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_case_is_smoked_and_connections_are_enough_for_those_that_stop_reading() {
+        let smoked = smoke();
+        assert_eq!(smoked.len(), 9);
+        for case in smoked.iter().chain(&all()) {
+            let Topology { streams, connections, deaf, .. } = case.topology;
+            assert!(connections > deaf && streams >= connections, "{}", case.describe());
+        }
+    }
+
+    #[test]
+    fn each_row_that_is_measured_between_processes_has_a_case() {
+        for row in [1, 2, 3, 4, 5, 6, 7, 10, 11, 13] {
+            assert!(all().iter().any(|case| case.rows.contains(&row)), "row {row}");
+        }
     }
 }

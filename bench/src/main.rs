@@ -28,6 +28,7 @@ use std::{
     env,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Result, bail};
@@ -131,7 +132,8 @@ impl Options {
     /// case is saved as it ends: a run that is broken off has not been for nothing.
     fn measure(&self, rows: &[u8]) -> Result<()> {
         let (programs, modes) = self.who()?;
-        let lab = Laboratory { programs: &programs, seconds: self.seconds };
+        let warm_up = Duration::from_millis(400);
+        let lab = Laboratory { programs: &programs, seconds: self.seconds, warm_up, ingest: true };
         let results_file = self.docs.join("performance.json");
         let keep = |mut new: Vec<results::Row>| -> Result<()> {
             results::stamp(&mut new, &programs);
@@ -161,16 +163,12 @@ impl Options {
 
     fn smoke(&self) -> Result<()> {
         let (programs, modes) = self.who()?;
-        let lab = Laboratory { programs: &programs, seconds: self.seconds };
-        let cases =
-            case::all().into_iter().filter(|case| self.case.as_ref().is_none_or(|name| name == case.name));
-        let mut seen = Vec::new();
-        for case in cases.filter(|case| case.modes.iter().any(|mode| modes.contains(mode))) {
-            // Small, many cases are the same.
-            if !seen.contains(&case.name) {
-                seen.push(case.name);
-                Rounds::run(&lab, case.shrunk(), &modes, 1)?.print();
-            }
+        let named = |case: &Case| self.case.as_ref().is_none_or(|name| name == case.name);
+        let takes_part = |case: &Case| case.modes.iter().any(|mode| modes.contains(mode));
+        for case in case::smoke().into_iter().filter(|case| named(case) && takes_part(case)) {
+            let (warm_up, ingest) = (Duration::from_millis(100), case.name == "paced");
+            let lab = Laboratory { programs: &programs, seconds: self.seconds, warm_up, ingest };
+            Rounds::run(&lab, case, &modes, 1)?.print();
         }
         micro::run(1)?;
         Ok(())

@@ -50,6 +50,10 @@ pub struct Measurement {
 pub struct Laboratory<'a> {
     pub programs: &'a Programs,
     pub seconds: f64,
+    /// What comes first is not measured.
+    pub warm_up: Duration,
+    /// Also measure what ingest alone costs.
+    pub ingest: bool,
 }
 
 /// Server, source and client of one round.
@@ -80,7 +84,7 @@ impl Bench {
     }
 
     /// Lets events flow for so long. Gives those that came on all streams together.
-    fn flow(&mut self, duration: Duration, began_with: u64) -> Result<u64> {
+    fn flow(&mut self, duration: Duration) -> Result<u64> {
         let (end, before) = (Instant::now() + duration, self.client.tally.events);
         let (mut seen, mut progress) = (before, Instant::now());
         while let Some(left) = end.checked_duration_since(Instant::now()) {
@@ -89,7 +93,7 @@ impl Bench {
             if self.streams == 0 {
                 continue;
             }
-            self.remote.consumed((events - began_with) / self.streams)?;
+            self.remote.consumed(events / self.streams)?;
             if events != seen {
                 (seen, progress) = (events, Instant::now());
             } else if progress.elapsed() > PROGRESS_WITHIN {
@@ -116,8 +120,8 @@ pub fn check(lab: &Laboratory<'_>, case: &Case, mode: Mode) -> Result<()> {
     bench.remote.start(Order { speed, burst: case.burst, count: CHECKED_EVENTS })?;
     let all = CHECKED_EVENTS * bench.streams;
     while bench.client.tally.events < all {
-        let came = bench.flow(Duration::from_millis(20), 0)?;
-        if came == 0 && bench.flow(PROGRESS_WITHIN, 0)? == 0 {
+        let came = bench.flow(Duration::from_millis(20))?;
+        if came == 0 && bench.flow(PROGRESS_WITHIN)? == 0 {
             bail!("{} deliveries of {all} came", bench.client.tally.events);
         }
     }
@@ -147,11 +151,12 @@ pub fn measure_ingest(lab: &Laboratory<'_>, case: &Case, mode: Mode, rate: f64) 
     let (mut bench, _) = Bench::start(lab, case, mode, &topology, Tally::counting(0), &placement)?;
     let order = Order { speed: Speed::Rate(rate), burst: case.burst, count: 0 };
     bench.remote.start(order)?;
-    bench.flow(Duration::from_millis(300), 0)?;
+    bench.flow(lab.warm_up)?;
     let sent = bench.remote.stop()?;
     let cpu = bench.running.accounts().cpu()?;
     bench.remote.start(order)?;
-    bench.flow(case.measuring_time(lab.seconds), 0)?;
+    let some_bursts = Duration::from_secs_f64(4.0 * case.burst as f64 / rate);
+    bench.flow(case.measuring_time(lab.seconds).max(some_bursts))?;
     let events = bench.remote.stop()? - sent;
     let cpu = bench.running.accounts().cpu()? - cpu;
     ensure!(events > 0, "no event was sent");
@@ -162,14 +167,14 @@ fn flowing(lab: &Laboratory<'_>, case: &Case, mode: Mode, placement: &Placement)
     let tally = Tally::counting(case.topology.streams);
     let (mut bench, _) = Bench::start(lab, case, mode, &case.topology, tally, placement)?;
     bench.remote.start(Order { speed: case.speed, burst: case.burst, count: 0 })?;
-    bench.flow(Duration::from_millis(400), 0)?;
+    bench.flow(lab.warm_up)?;
     if case.subject == Subject::Latency {
         bench.client.tally.measure_latency();
     }
 
     let client = Accounts::of(std::process::id());
     let (began, client_cpu, cpu) = (Instant::now(), client.cpu()?, bench.running.accounts().cpu()?);
-    let deliveries = bench.flow(case.measuring_time(lab.seconds), 0)?;
+    let deliveries = bench.flow(case.measuring_time(lab.seconds))?;
     let cpu = bench.running.accounts().cpu()? - cpu;
     let (client_cpu, seconds) = (client.cpu()? - client_cpu, began.elapsed().as_secs_f64());
 
@@ -208,7 +213,7 @@ fn memory(lab: &Laboratory<'_>, case: &Case, mode: Mode, placement: &Placement) 
     let tally = Tally::counting(case.topology.streams);
     let (mut bench, before) = Bench::start(lab, case, mode, &case.topology, tally, placement)?;
     bench.remote.start(Order { speed: case.speed, burst: case.burst, count: 0 })?;
-    let deliveries = bench.flow(case.measuring_time(lab.seconds), 0)?;
+    let deliveries = bench.flow(case.measuring_time(lab.seconds))?;
     bench.remote.stop()?;
     bench.client.run_for(Duration::from_secs(1))?;
     ensure!(deliveries > 0, "nothing was delivered");
@@ -227,10 +232,10 @@ fn stalled(lab: &Laboratory<'_>, case: &Case, stall: Stall, placement: &Placemen
     bench.client.deafen_last(case.topology.deaf);
     bench.remote.start(Order { speed: case.speed, burst: case.burst, count: 0 })?;
     // Until those that take nothing have stopped.
-    bench.flow(Duration::from_millis(500), 0)?;
+    bench.flow(Duration::from_millis(500))?;
     bench.client.tally.measure_latency();
     let first = bench.running.accounts().rss_kib()?;
-    bench.flow(case.measuring_time(lab.seconds), 0)?;
+    bench.flow(case.measuring_time(lab.seconds))?;
     let most = bench.running.accounts().rss_kib()?.max(first);
     bench.remote.stop()?;
     let latencies = bench.client.tally.latencies();

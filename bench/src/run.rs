@@ -39,7 +39,7 @@ impl Rounds {
             }
         }
         let mut ingest_us = BTreeMap::new();
-        if matches!(case.subject, Subject::Cpu | Subject::Endurance) {
+        if lab.ingest && matches!(case.subject, Subject::Cpu | Subject::Endurance) {
             for (mode, measurements) in &by_mode {
                 let rates: Vec<f64> =
                     measurements.iter().map(|measurement| measurement.events_per_second).collect();

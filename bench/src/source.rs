@@ -9,7 +9,7 @@
 pub mod control;
 pub mod frames;
 pub mod pace;
-mod upstream;
+pub mod upstream;
 
 use std::{
     io::{self, ErrorKind, Read, Write},
@@ -29,7 +29,7 @@ use self::{
     control::Command,
     frames::Frames,
     pace::Pace,
-    upstream::{answer_http, answer_websocket, append_frame_header},
+    upstream::{Role, answer_http, answer_websocket, append_frame_header},
 };
 use crate::machine::monotonic_ns;
 
@@ -55,21 +55,6 @@ const CROSSBAR: usize = 0;
 const BLACKHOLE: usize = 1;
 const CONTROL: usize = 2;
 const CONNECTIONS: usize = 3;
-
-/// Who is at the other end.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Role {
-    Crossbar,
-    /// Before the upgrade.
-    Upgrade,
-    /// After it; `live` once it has subscribed.
-    Session {
-        live: bool,
-    },
-    Control,
-    /// A nats-server that is published to.
-    Nats,
-}
 
 struct Connection {
     stream: TcpStream,

@@ -1,9 +1,9 @@
 //! Medians, and how far rounds lie apart.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// The middle of several rounds and their spread: the median distance from it.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Summary {
     pub median: f64,
     pub spread: f64,
@@ -20,6 +20,14 @@ impl Summary {
     /// Whether a goal is met: by the median, or within the spread of the rounds.
     pub fn is_at_most(self, limit: f64) -> bool {
         self.median - self.spread <= limit
+    }
+}
+
+impl fmt::Display for Summary {
+    /// Both with as many digits behind the point as the formatter asks for.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = f.precision().unwrap_or(2);
+        write!(f, "{:.digits$} ±{:.digits$}", self.median, self.spread)
     }
 }
 

@@ -12,7 +12,7 @@ pub struct Messages {
     head_length: usize,
     /// Bytes of the message behind its head that have yet to come.
     missing: usize,
-    /// The message so far, prefix and all, where somebody wants to see it.
+    /// The message so far, prefix and all, where somebody wanted to see it when it began.
     seen: Vec<u8>,
 }
 
@@ -37,13 +37,13 @@ impl Messages {
                 );
                 anyhow::ensure!(length > 0, "an empty message: no kind at all");
                 self.missing = length - 1;
+                self.seen.clear();
                 if tally.looks_inside() {
-                    self.seen.clear();
                     self.seen.extend_from_slice(&self.head);
                 }
             }
             let length = self.missing.min(data.len());
-            if tally.looks_inside() {
+            if !self.seen.is_empty() {
                 self.seen.extend_from_slice(&data[..length]);
             }
             self.missing -= length;
@@ -77,6 +77,16 @@ mod tests {
             }
             assert_eq!((tally.events, tally.others), (2, 2), "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn a_message_that_began_unseen_is_counted_and_not_looked_at() {
+        let mut tally = Tally::counting(1);
+        let mut messages = Messages::default();
+        messages.feed(&[0, 0, 0, 0, 3, 0x12, 1], 0, &mut tally).unwrap();
+        tally.measure_latency();
+        messages.feed(&[2], 0, &mut tally).unwrap();
+        assert_eq!((tally.events, tally.latencies().len()), (1, 0));
     }
 
     #[test]

@@ -139,7 +139,7 @@ impl Tally {
         self.ends.push((stream, end));
     }
 
-    /// A `SubscribeResponse` has come; `whole` has its bytes, prefix included, if [`Tally::looks_inside`].
+    /// A `SubscribeResponse` has come; `whole` has its bytes, prefix included, if [`Tally::looks_inside`] when it began.
     #[inline]
     pub fn message(&mut self, stream: usize, tag: u8, whole: &[u8]) -> Result<()> {
         if tag != EVENT {
@@ -151,6 +151,7 @@ impl Tally {
         self.of_streams[stream] += 1;
         match &mut self.look {
             Look::Nothing => Ok(()),
+            Look::Latency(_) if whole.is_empty() => Ok(()),
             Look::Latency(samples) => latency(self.now_ns, whole, samples),
             Look::Content(content) => {
                 let response = SubscribeResponse::decode(&whole[PREFIX..])?;

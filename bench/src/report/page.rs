@@ -234,17 +234,19 @@ fn stalled_table(page: &mut String, rows: &[&Row]) {
     page.push_str(
         "100 healthy streams, 1,000 events a second, a log of 4 MiB, and beside them 100 streams that take nothing. Memory is \
          what is over the idle server and a full log, for each of those.\n\n\
-         | case | healthy p50 µs | p99 µs | KiB for each stalled stream | stalled streams ended |\n\
-         | --- | ---: | ---: | ---: | ---: |\n",
+         | case | healthy p50 µs | × undisturbed | p99 µs | KiB for each stalled stream | stalled streams ended |\n\
+         | --- | ---: | ---: | ---: | ---: | ---: |\n",
     );
+    let undisturbed = rows.iter().find(|row| row.case == "healthy").and_then(|row| row.p50_us);
     for row in rows {
         let kib = if row.case == "healthy" { None } else { row.rss_kb_per_stream };
         let ended = row.stalled_streams_ended.map_or("-".to_owned(), |ended| ended.to_string());
         let _ = writeln!(
             page,
-            "| {} | {} | {} | {} | {ended} |",
+            "| {} | {} | {} | {} | {} | {ended} |",
             row.case,
             with_spread(row.p50_us, row.spreads.p50_us, 0),
+            plain(row.p50_us.zip(undisturbed).map(|(p50, undisturbed)| p50 / undisturbed), 2),
             with_spread(row.p99_us, row.spreads.p99_us, 0),
             plain(kib, 1),
         );

@@ -14,7 +14,22 @@ use tokio_tungstenite::tungstenite::{
     },
 };
 
-use super::{Role, frames::ACCOUNT};
+use super::frames::ACCOUNT;
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Role {
+    Crossbar,
+    /// Before the upgrade.
+    Upgrade,
+    /// After it; `live` once it has subscribed.
+    Session {
+        live: bool,
+    },
+    Control,
+    /// A nats-server that is published to.
+    Nats,
+}
 
 /// Answers the whole requests in `inbox`.
 pub fn answer_http(inbox: &mut Vec<u8>, outbox: &mut Vec<u8>) {
