@@ -10,6 +10,7 @@
 //!
 //! As a record passes through:
 //!
+//! - `roster`: which accounts there are, and whose session serves each.
 //! - `account`: the lock, and what happens outside of it: waking, telling the upstream what is wanted.
 //! - `state`: what happens under it. Appending: `interest` finds the views that an event belongs to. Reading: what comes
 //!   next for a reader.
@@ -29,6 +30,7 @@ pub mod interest;
 pub mod log;
 mod payload;
 mod reader;
+mod roster;
 mod start;
 mod state;
 pub mod subscription;
@@ -45,6 +47,7 @@ pub use interest::Interest;
 pub use log::{
     Control, Cursor, Epoch, IncomingEvent, LostBindings, Sequence, UpstreamChange, UpstreamState, Window,
 };
+pub use roster::{BranchInterest, BranchOrders, Facts, Listed, Listing, LookupError};
 pub use subscription::{
     EndReason, EventFilter, FieldFilter, Item, OverflowPolicy, PayloadFormat, ReplayMissPolicy, Start,
     SubscribeError, SubscribeSpec, Subscription,

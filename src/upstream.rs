@@ -6,6 +6,8 @@
 //! - `session` is one WebSocket from its first command to its [`CloseCause`]. Its rules are apart from its waiting:
 //!   `commands` (what is sent and when, by `pacing`; what a reply means) and `holdings` (what it should hold and holds).
 //! - [`frame`] is what goes over the wire, `event` makes of it what the hub keeps.
+//! - `descendants`: the session serves the accounts below its own too. `gate` keeps the accounts of a process from coming
+//!   over one host all at once.
 //! - `intake` is where sessions hand over events and control records, in the order in which they come: it attributes them to
 //!   an account and drops what came before (`dedupe`). Two sessions of one account would share it.
 //!
@@ -18,8 +20,10 @@ mod commands;
 pub mod connector;
 pub mod crossbar;
 mod dedupe;
+mod descendants;
 mod event;
 pub mod frame;
+mod gate;
 mod holdings;
 mod intake;
 mod pacing;
@@ -41,6 +45,7 @@ pub use account::run;
 pub use connector::{BoxedIo, Dial, TcpDial};
 pub use crossbar::{ReqwestTransport, Transport, TransportError};
 pub use event::GREGORIAN_OFFSET;
+pub use gate::{Gate, Pass};
 pub use session::CloseCause;
 pub use tls::TlsSetupError;
 
@@ -55,6 +60,8 @@ pub struct Seams {
     pub clock: SharedClock,
     /// Jitter, request ids, epochs.
     pub random: SharedRandom,
+    /// Shared by all accounts that come from the same place.
+    pub gate: Arc<Gate>,
 }
 
 impl Seams {
@@ -69,6 +76,7 @@ impl Seams {
             transport: Arc::new(ReqwestTransport::new(settings.tls.clone())?),
             clock: Arc::new(SystemClock),
             random: Arc::new(SystemRandom),
+            gate: Arc::new(Gate::new(settings)),
         })
     }
 }

@@ -20,6 +20,12 @@ settings! {
         linger: Duration = Duration::from_secs(60), as span(Duration::ZERO, Duration::from_hours(24));
         /// How long Subscribe waits at most for its bindings to be confirmed before it says that they are pending.
         confirm_wait: Duration = Duration::from_secs(2), as span(Duration::ZERO, Duration::from_secs(60));
+        /// How long a request for an account that nobody knows waits at most for Crossbar to be asked for the descendants
+        /// of the configured accounts.
+        lookup_wait: Duration = Duration::from_secs(3), as span(Duration::ZERO, Duration::from_secs(60));
+        /// How often such requests make hawking ask at most, for each configured account. So long can it take until an
+        /// account that is new in Kazoo is found.
+        lookup_interval: Duration = Duration::from_secs(30), as span(Duration::from_millis(10), Duration::from_hours(24));
         /// Open subscriptions at most, for each account.
         max_subscriptions_per_account: usize = 10_000, as count(1, 10_000_000);
         /// Open subscriptions at most, for the process.

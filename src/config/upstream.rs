@@ -46,6 +46,18 @@ settings! {
         backoff_refused: Duration = Duration::from_secs(60), as timeout();
         /// After so long live the delay starts over from the first.
         backoff_reset_after: Duration = Duration::from_secs(60), as timeout();
+        /// Logins started a second at most, at each Crossbar, by all accounts of this process together.
+        logins_per_second: u32 = 20, as count(1, 100_000);
+        /// Requests in flight at most, at each Crossbar, of all accounts together. A host that hangs keeps its own only.
+        crossbar_in_flight: usize = 8, as count(1, 10_000);
+        /// Connections being opened at most, at each blackhole, by all accounts together.
+        connects_in_flight: usize = 16, as count(1, 10_000);
+        /// Whether an account that is not configured is served over the session of the nearest configured one above it.
+        /// Crossbar tells which those are.
+        descendants: bool = true, as Flag;
+        /// How often Crossbar is asked for the descendants of each configured account. One that Crossbar does not tell of
+        /// twice in a row has gone: its streams end with NOT_FOUND.
+        descendants_interval: Duration = Duration::from_mins(5), as span(Duration::from_millis(10), DAY);
         /// The kinds of binding that cross tenants and are off unless they are named here: "conference.command", whose
         /// events name no account.
         opt_in: OptIn = OptIn::default(), as KINDS;

@@ -147,7 +147,8 @@ impl EventService for Calls {
         request: tonic::Request<proto::GetAccountStatusRequest>,
     ) -> Result<tonic::Response<proto::GetAccountStatusResponse>, Status> {
         let id = limits::account(&request.get_ref().account_id)?;
-        let account = self.shared.hub.get(&id).ok_or_else(|| status::account_not_configured(id.as_str()))?;
+        let account = self.shared.hub.lookup(id).await;
+        let account = account.map_err(|error| status::lookup_error(&error, id.as_str()))?;
         let status = account.status();
         let position = message::cursor(status.position.epoch, status.position.sequence);
         // Nobody asked for these: they stand under their canonical names.
@@ -176,23 +177,23 @@ impl EventService for Calls {
         request: tonic::Request<proto::ListAccountsRequest>,
     ) -> Result<tonic::Response<proto::ListAccountsResponse>, Status> {
         let page = limits::page(request.get_ref())?;
-        let accounts = self.shared.hub.list();
+        let accounts = self.shared.hub.listed();
         let start = match page.after {
-            Some(after) => accounts.partition_point(|account| account.id() <= after),
+            Some(after) => accounts.partition_point(|account| account.id <= after),
             None => 0,
         };
         let rest = &accounts[start..];
         let shown = &rest[..page.size.min(rest.len())];
         let next = shown.last().filter(|_| shown.len() < rest.len());
         Ok(tonic::Response::new(proto::ListAccountsResponse {
-            next_page_token: next.map(|account| account.id().to_string()).unwrap_or_default(),
+            next_page_token: next.map(|account| account.id.to_string()).unwrap_or_default(),
             accounts: shown
                 .iter()
                 .map(|account| proto::Account {
-                    account_id: account.id().to_string(),
-                    name: String::new(),
-                    upstream_state: message::upstream_state(account.upstream().0.state).into(),
-                    served_by_account_id: account.served_by().to_string(),
+                    account_id: account.id.to_string(),
+                    name: account.name.to_string(),
+                    upstream_state: message::upstream_state(account.upstream).into(),
+                    served_by_account_id: account.served_by.to_string(),
                 })
                 .collect(),
         }))

@@ -9,7 +9,7 @@ use std::{borrow::Cow, collections::HashMap};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use crate::hub::{BindingState, Cursor, EndReason, SubscribeError, Window};
+use crate::hub::{BindingState, Cursor, EndReason, LookupError, SubscribeError, Window};
 
 use super::message;
 
@@ -105,6 +105,19 @@ pub(crate) fn account_not_configured(account: &str) -> Status {
         format!("account {account} is not served here: ListAccounts tells which are"),
         error_info("ACCOUNT_NOT_CONFIGURED", [("account_id", account.to_owned())]),
     )
+}
+
+/// There is no such account, or none that is known yet.
+pub(crate) fn lookup_error(error: &LookupError, account: &str) -> Status {
+    match error {
+        LookupError::NotServed => account_not_configured(account),
+        // Nothing to fix for the client: the upstream owes an answer.
+        LookupError::NotKnownYet { .. } => build(
+            Code::Unavailable,
+            format!("account {account} is not known yet: {error}"),
+            error_info("ACCOUNT_NOT_KNOWN_YET", [("account_id", account.to_owned())]),
+        ),
+    }
 }
 
 /// A subscription could not begin.
@@ -330,6 +343,18 @@ mod tests {
             ),
             (draining(None), Code::Unavailable, "DRAINING", vec![]),
             (deadline_exceeded(None), Code::DeadlineExceeded, "DEADLINE_EXCEEDED", vec![]),
+            (
+                lookup_error(&LookupError::NotServed, "a"),
+                Code::NotFound,
+                "ACCOUNT_NOT_CONFIGURED",
+                vec![("account_id", "a")],
+            ),
+            (
+                lookup_error(&LookupError::NotKnownYet { branches: 2 }, "a"),
+                Code::Unavailable,
+                "ACCOUNT_NOT_KNOWN_YET",
+                vec![("account_id", "a")],
+            ),
             (malformed("x"), Code::InvalidArgument, "INVALID_REQUEST", vec![]),
             (compressed(), Code::Unimplemented, "COMPRESSION_UNSUPPORTED", vec![]),
         ];

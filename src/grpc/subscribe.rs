@@ -83,14 +83,16 @@ where
         let request = limits::subscribe(request, &shared.settings, &shared.opt_in)?;
 
         let id = request.account;
-        let not_here = || status::account_not_configured(id.as_str());
-        let account = shared.hub.get(&id).ok_or_else(not_here)?;
+        let subscribe = async {
+            let account = shared.hub.lookup(id).await;
+            let account = account.map_err(|error| status::lookup_error(&error, id.as_str()))?;
+            let subscription = account.subscribe(request.spec.clone()).await;
+            subscription.map_err(|error| status::subscribe_error(&error, id.as_str()))
+        };
         let subscription = tokio::select! {
             biased;
             () = drain.cancelled() => return Err(status::draining(None)),
-            subscription = account.subscribe(request.spec.clone()) => {
-                subscription.map_err(|error| status::subscribe_error(&error, id.as_str()))?
-            }
+            subscription = subscribe => subscription?,
         };
         Ok((request, subscription))
     };

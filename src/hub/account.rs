@@ -30,6 +30,7 @@ use super::{
     interest::Interest,
     log::{Control, Cursor, Epoch, IncomingEvent, Sequence, UpstreamChange, Window},
     reader::{self, Subscription},
+    roster::{BranchInterest, Roster},
     state::{Appended, ReaderId, State, Step},
     subscription::{SubscribeError, SubscribeSpec},
     view::{Projection, ViewKey},
@@ -41,6 +42,10 @@ pub struct Hub {
     clock: SharedClock,
     epochs: Mutex<Box<dyn FnMut() -> u64 + Send>>,
     accounts: RwLock<BTreeMap<AccountId, Arc<Account>>>,
+    /// Taken before `accounts` where both are needed.
+    pub(super) roster: Mutex<Roster>,
+    /// Changes with each answer from Crossbar about descendants.
+    pub(super) roster_changes: watch::Sender<()>,
 }
 
 /// What the accounts of a hub share.
@@ -59,6 +64,8 @@ pub struct Account {
     clock: SharedClock,
     state: Mutex<State>,
     interest: watch::Sender<Arc<Interest>>,
+    /// Where its ancestor's session learns what is wanted; none for a configured account.
+    branch: Option<Arc<watch::Sender<Arc<BranchInterest>>>>,
     /// Changes with each control record, for those who wait for confirmations.
     controls: watch::Sender<()>,
     /// A binding has begun to linger.
@@ -103,25 +110,32 @@ impl Hub {
             clock,
             epochs: Mutex::new(Box::new(epoch_source)),
             accounts: RwLock::default(),
+            roster: Mutex::default(),
+            roster_changes: watch::Sender::new(()),
         }
     }
 
     /// Adds an account with an empty log; gives the existing one if it is there already. `served_by` is the account whose
     /// session serves it (itself, or an ancestor). `always` is wanted whether anybody subscribes or not.
     pub fn add(&self, id: AccountId, served_by: AccountId, always: Vec<Binding>) -> Arc<Account> {
-        let mut accounts = self.accounts.write();
-        let account = accounts.entry(id).or_insert_with(|| {
-            let epoch = Epoch((self.epochs.lock())());
-            Arc::new(Account::new(
-                id,
-                served_by,
-                epoch,
-                &always,
-                Arc::clone(&self.process),
-                Arc::clone(&self.clock),
-            ))
-        });
-        Arc::clone(account)
+        let branch = self.branch(served_by);
+        let (account, is_new) = {
+            let mut accounts = self.accounts.write();
+            let is_new = !accounts.contains_key(&id);
+            let account = accounts.entry(id).or_insert_with(|| {
+                let epoch = Epoch((self.epochs.lock())());
+                let mut account =
+                    Account::new(id, served_by, epoch, &always, self.process.clone(), self.clock.clone());
+                // Its own upstream follows its interest itself.
+                account.branch = (id != served_by).then_some(branch);
+                Arc::new(account)
+            });
+            (Arc::clone(account), is_new)
+        };
+        if is_new && id != served_by {
+            self.attach(&account);
+        }
+        account
     }
 
     /// The account, if it is served.
@@ -138,9 +152,14 @@ impl Hub {
     pub fn remove(&self, id: &AccountId) -> bool {
         let removed = self.accounts.write().remove(id);
         if let Some(account) = &removed {
+            self.detach(account);
             account.end();
         }
         removed.is_some()
+    }
+
+    pub(super) fn settings(&self) -> &config::Hub {
+        &self.process.settings
     }
 
     /// Open subscriptions of all accounts.
@@ -169,6 +188,7 @@ impl Account {
             served_by,
             origin: Origin { account: id, epoch, encodes: Arc::clone(&process.encodes) },
             interest: watch::Sender::new(Arc::new(state.wanted().snapshot())),
+            branch: None,
             controls: watch::Sender::new(()),
             lingering: Arc::default(),
             janitor: Mutex::default(),
@@ -367,6 +387,16 @@ impl Account {
             let changed = **told != wanted;
             if changed {
                 *told = Arc::new(wanted);
+            }
+            changed
+        });
+        let Some(branch) = &self.branch else { return };
+        branch.send_if_modified(|told| {
+            let wanted = Arc::clone(&self.interest.borrow());
+            // Not there: it was removed.
+            let changed = told.get(&self.id).is_some_and(|known| *known != wanted);
+            if changed {
+                Arc::make_mut(told).insert(self.id, wanted);
             }
             changed
         });

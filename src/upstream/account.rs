@@ -1,7 +1,6 @@
 //! The loop that keeps one session for an account: log in, connect, bind what is wanted, and do it again when it ends.
 
 use std::{
-    collections::BTreeMap,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -13,7 +12,7 @@ use tracing::{Instrument, debug, info, info_span, warn};
 use url::Url;
 
 use crate::{
-    binding::{AccountId, Flavour},
+    binding::Flavour,
     config,
     hub::{Hub, Interest, UpstreamChange, UpstreamState},
 };
@@ -22,8 +21,9 @@ use super::{
     Seams,
     backoff::Backoff,
     connector::{BoxedIo, ConnectError, Connector},
-    crossbar::{Crossbar, CrossbarError, Token},
+    crossbar::{AccountFacts, Crossbar, CrossbarError, Token},
     dedupe::SessionId,
+    descendants::{self, Asking, Descendants},
     intake::{Intake, Log, Opened},
     session::{self, CloseCause, Ended, Wanted},
 };
@@ -41,7 +41,16 @@ pub async fn run(
 ) {
     let log = hub.add(account.id, account.id, account.always_on.clone());
     let span = info_span!("upstream", account = %account.id);
-    Keeper::new(&settings, account, log.clone(), seams).run(log.interest(), &stop).instrument(span).await;
+    let descendants = match settings.descendants {
+        true => Some(Descendants::new(hub, account.id, settings.descendants_interval)),
+        false => {
+            hub.cannot_tell(account.id, 0, true);
+            None
+        }
+    };
+    let mut keeper = Keeper::new(&settings, account, log.clone(), seams);
+    keeper.descendants = descendants;
+    keeper.run(log.interest(), &stop).instrument(span).await;
 }
 
 /// Why there is no session.
@@ -60,6 +69,12 @@ impl Failure {
             Failure::Connect(error) => error.is_refusal(),
         }
     }
+
+    /// Whether Crossbar does not want these credentials.
+    fn is_of_credentials(&self) -> bool {
+        let Failure::Crossbar(error) = self else { return false };
+        error.is_refusal() && *error != CrossbarError::RateLimited
+    }
 }
 
 /// What is known between two sessions.
@@ -71,6 +86,7 @@ pub(super) struct Keeper<'a> {
     connector: Connector,
     blackhole: Url,
     intake: Intake,
+    descendants: Option<Descendants>,
     backoff: Backoff,
     token: Option<Token>,
     /// Whether the token was given out for the session that comes next.
@@ -98,10 +114,12 @@ impl<'a> Keeper<'a> {
                 seams.clock.clone(),
                 crossbar_url,
                 settings.crossbar_timeout,
-            ),
+            )
+            .behind(seams.gate.clone()),
             connector: Connector::new(seams.dial.clone(), settings.tls.clone(), settings.connect_timeout),
             blackhole: account.blackhole_url.clone().unwrap_or_else(|| settings.blackhole_url.clone()),
             intake: Intake::new(account.id, log, settings),
+            descendants: None,
             backoff: Backoff::new(settings),
             token: None,
             token_is_fresh: false,
@@ -155,27 +173,37 @@ impl<'a> Keeper<'a> {
         self.token_is_fresh = !self.token.as_ref().is_some_and(good);
         if self.token_is_fresh {
             self.token = None;
-            let login = self.crossbar.login(&self.account.credentials).await?;
-            if login.account_id.is_some_and(|id| id != self.account.id) {
-                debug!("the credentials are those of another account");
-            }
-            self.token = Some(login.token);
+            self.token = Some(self.login().await?);
         }
-        let socket = self.connector.connect(&self.blackhole);
-        let (socket, realm) = tokio::join!(socket, self.realm());
-        if let Some(realm) = realm {
-            self.intake.set_realm(self.account.id, realm);
+        let socket = async {
+            let _pass = self.seams.gate.connect(&self.blackhole).await;
+            self.connector.connect(&self.blackhole).await
+        };
+        let (socket, facts) = tokio::join!(socket, self.facts());
+        if let Some(facts) = facts {
+            self.intake.set_realm(self.account.id, &facts.realm);
+            if let Some(descendants) = &self.descendants {
+                descendants.set_own_name(&facts.name);
+            }
             self.realm_is_known = true;
         }
         Ok(socket?)
     }
 
-    /// The account's realm, where it is not known yet. Without it presence is attributed less strictly; that is no reason
-    /// not to connect.
-    async fn realm(&self) -> Option<String> {
+    async fn login(&self) -> Result<Token, CrossbarError> {
+        let login = self.crossbar.login(&self.account.credentials).await?;
+        if login.account_id.is_some_and(|id| id != self.account.id) {
+            debug!("the credentials are those of another account");
+        }
+        Ok(login.token)
+    }
+
+    /// The account's facts, where its realm is not known yet. Without it presence is attributed less strictly; that is no
+    /// reason not to connect.
+    async fn facts(&self) -> Option<AccountFacts> {
         let token = self.token.as_ref().filter(|_| !self.realm_is_known)?;
         match self.crossbar.account(token, self.account.id).await {
-            Ok(facts) => Some(facts.realm),
+            Ok(facts) => Some(facts),
             Err(error) => {
                 debug!(%error, "Crossbar does not tell the account's realm");
                 None
@@ -203,19 +231,46 @@ impl<'a> Keeper<'a> {
             token,
             flavour: self.flavour,
         };
-        let (wanted, receiver) = watch::channel(wanted(self.account.id, &interest.borrow_and_update()));
-        let follow = async {
-            // The hub keeps the sender for as long as it has the account; after that nothing changes any more.
-            while interest.changed().await.is_ok() {
-                let _ = wanted.send(self::wanted(self.account.id, &interest.borrow_and_update()));
+        let descendants = self.descendants.as_ref();
+        let mut of_descendants = descendants.map(Descendants::interest);
+        let work_out = |interest: Arc<Interest>| {
+            let mut wanted = Wanted::from([(self.account.id, interest)]);
+            if let Some(descendants) = descendants {
+                descendants.add_to(&mut wanted, &self.intake);
             }
-            std::future::pending::<()>().await
+            wanted
+        };
+        let (wanted, receiver) = watch::channel(work_out(interest.borrow_and_update().clone()));
+        let follow = async {
+            loop {
+                // The hub keeps the senders for as long as it has the account; after that nothing changes any more.
+                tokio::select! {
+                    Ok(()) = interest.changed() => {}
+                    () = descendants::changed(&mut of_descendants) => {}
+                }
+                let _ = wanted.send(work_out(interest.borrow_and_update().clone()));
+            }
+        };
+        let asking = Asking {
+            crossbar: &self.crossbar,
+            credentials: &self.account.credentials,
+            clock: &*self.seams.clock,
+            random: &*self.seams.random,
+            token,
+            token_margin: self.settings.token_margin,
+        };
+        let tell = async {
+            match descendants {
+                Some(descendants) => descendants.keep_told(asking, &self.intake).await,
+                None => std::future::pending().await,
+            }
         };
         let held = async {
             info!("connected to blackhole");
             tokio::select! {
                 ended = session::run(context, socket, receiver, stop) => ended,
                 () = follow => unreachable!("it never ends"),
+                () = tell => unreachable!("it never ends"),
             }
         };
         held.instrument(span).await
@@ -262,6 +317,11 @@ impl<'a> Keeper<'a> {
             warn!(%detail, "no session");
             self.logged = Some(detail.clone());
         }
+        if failure.is_of_credentials()
+            && let Some(descendants) = &self.descendants
+        {
+            descendants.give_up();
+        }
         self.say(UpstreamState::Down, detail);
         match refused {
             true => self.backoff.refused(&*self.seams.random),
@@ -277,9 +337,4 @@ impl<'a> Keeper<'a> {
             detail: detail.into(),
         });
     }
-}
-
-/// What a session has to hold. So far that is what is wanted from its own account.
-fn wanted(own: AccountId, interest: &Arc<Interest>) -> Wanted {
-    BTreeMap::from([(own, interest.clone())])
 }

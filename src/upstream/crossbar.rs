@@ -17,7 +17,10 @@ use crate::{
     binding::AccountId,
     clock::SharedClock,
     config::{AccountName, Credentials, HashMethod},
+    hub::{Facts, Listing},
 };
+
+use super::gate::Gate;
 
 pub use token::Token;
 pub use transport::{MAX_RESPONSE_BYTES, ReqwestTransport, Transport, TransportError};
@@ -28,6 +31,7 @@ pub struct Crossbar {
     clock: SharedClock,
     base: Url,
     timeout: Duration,
+    gate: Option<Arc<Gate>>,
 }
 
 /// What a login gives.
@@ -48,6 +52,37 @@ pub struct AccountFacts {
     /// Presence events name an account by it alone.
     pub realm: String,
 }
+
+/// What Crossbar tells of the accounts below one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Descendants {
+    /// Each with its name, its realm and what stands above it.
+    pub listing: Listing,
+    /// Whether these are all.
+    pub is_complete: bool,
+}
+
+/// One page of a listing: all of it, unless Crossbar insists on pages.
+#[derive(Deserialize)]
+struct DescendantsAnswer {
+    data: Vec<DescendantEntry>,
+    #[serde(default)]
+    next_start_key: Option<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+struct DescendantEntry {
+    id: String,
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    realm: Option<String>,
+    #[serde(default)]
+    tree: Vec<String>,
+}
+
+/// Pages taken of one listing at most.
+const MAX_PAGES: usize = 1000;
 
 /// The catalogue: module -> templates (`call.CHANNEL_CREATE.{CALL_ID}`). Configuration, so it differs between clusters.
 pub type Catalogue = BTreeMap<String, Vec<String>>;
@@ -158,7 +193,13 @@ struct LoginData {
 impl Crossbar {
     /// A client. `timeout` bounds each request.
     pub fn new(transport: Arc<dyn Transport>, clock: SharedClock, base: Url, timeout: Duration) -> Self {
-        Self { transport, clock, base, timeout }
+        Self { transport, clock, base, timeout, gate: None }
+    }
+
+    /// Lets each request wait at a gate first. That is not counted towards the request's timeout.
+    pub fn behind(mut self, gate: Arc<Gate>) -> Self {
+        self.gate = Some(gate);
+        self
     }
 
     /// Logs in.
@@ -187,6 +228,40 @@ impl Crossbar {
         Ok(answer.data)
     }
 
+    /// All accounts below one. Crossbar pages its listings by fifty unless it is asked not to.
+    ///
+    /// # Errors
+    ///
+    /// See [`CrossbarError`].
+    pub async fn descendants(&self, token: &Token, id: AccountId) -> Result<Descendants, CrossbarError> {
+        let path = ["accounts", id.as_str(), "descendants"];
+        let mut descendants = Descendants::default();
+        let mut start_key: Option<String> = None;
+        for _ in 0..MAX_PAGES {
+            let paging = match &start_key {
+                Some(key) => ("start_key", key.as_str()),
+                None => ("paginate", "false"),
+            };
+            let answer: DescendantsAnswer =
+                self.request_with(Method::GET, &path, &[paging], Some(token), None).await?;
+            let known = descendants.listing.len();
+            descendants.listing.extend(answer.data.into_iter().filter_map(DescendantEntry::read));
+            match answer.next_start_key {
+                None | Some(serde_json::Value::Null) => {
+                    descendants.is_complete = true;
+                    break;
+                }
+                // A page that brings nothing new is the same one again.
+                Some(serde_json::Value::String(key)) if descendants.listing.len() > known => {
+                    start_key = Some(key);
+                }
+                Some(_) => break,
+            }
+        }
+        descendants.listing.remove(&id);
+        Ok(descendants)
+    }
+
     /// What blackhole's modules of this cluster offer. Needs no token.
     ///
     /// # Errors
@@ -204,8 +279,22 @@ impl Crossbar {
         token: Option<&Token>,
         body: Option<Bytes>,
     ) -> Result<T, CrossbarError> {
+        self.request_with(method, path, &[], token, body).await
+    }
+
+    async fn request_with<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, &str)],
+        token: Option<&Token>,
+        body: Option<Bytes>,
+    ) -> Result<T, CrossbarError> {
         let mut url = self.base.clone();
         url.path_segments_mut().map_err(|()| CrossbarError::Url)?.pop_if_empty().push("v2").extend(path);
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
 
         let mut request = Request::builder()
             .method(method)
@@ -223,6 +312,12 @@ impl Crossbar {
         }
         let request = request.body(body.unwrap_or_default()).map_err(|_| CrossbarError::Url)?;
 
+        let _pass = match &self.gate {
+            // A request without a token is one for a token, or for what anybody may know.
+            Some(gate) if token.is_none() => Some(gate.login(&self.base).await),
+            Some(gate) => Some(gate.read(&self.base).await),
+            None => None,
+        };
         let response = tokio::time::timeout(self.timeout, self.transport.send(request))
             .await
             .map_err(|_| CrossbarError::Timeout(self.timeout))??;
@@ -230,6 +325,18 @@ impl Crossbar {
             return Err(CrossbarError::from_status(response.status()));
         }
         serde_json::from_slice(response.body()).map_err(|_| CrossbarError::NotJson)
+    }
+}
+
+impl DescendantEntry {
+    /// `None` where the id is none: such an account cannot be asked for.
+    fn read(self) -> Option<(AccountId, Facts)> {
+        let facts = Facts {
+            name: self.name.unwrap_or_default().into(),
+            realm: self.realm.unwrap_or_default().into(),
+            above: self.tree.iter().filter_map(|id| id.parse().ok()).collect(),
+        };
+        Some((self.id.parse().ok()?, facts))
     }
 }
 
@@ -401,6 +508,48 @@ pub(crate) mod tests {
             transport.requests.lock()[1].0,
             "GET http://crossbar:8000/v2/accounts/account0000000000000000000000002"
         );
+    }
+
+    fn entry(digit: u8, tree: &[u8]) -> String {
+        let id = |digit: &u8| format!("account000000000000000000000000{digit}");
+        let tree: Vec<String> = tree.iter().map(id).collect();
+        serde_json::json!({
+            "id": id(&digit), "name": format!("n{digit}"), "realm": format!("R{digit}.example"), "tree": tree,
+        })
+        .to_string()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn descendants_are_listed_whole_even_where_crossbar_pages() {
+        let odd = r#"{"id":"no account id","realm":7}"#;
+        let page = |entries: &[String], next: &str| {
+            Ok((200, format!(r#"{{"data":[{}]{next}}}"#, entries.join(","))))
+        };
+        let transport = FakeTransport::answering([
+            Ok((201, LOGIN.into())),
+            page(&[entry(2, &[1]), entry(3, &[1, 2])], r#","next_start_key":"a b""#),
+            page(&[entry(4, &[]), r#"{"id":"x"}"#.to_owned()], r#","next_start_key":null"#),
+            page(&[entry(3, &[])], r#","next_start_key":["k"]"#),
+            page(&[odd.to_owned()], ""),
+        ]);
+        let crossbar = crossbar(&transport);
+        let token = crossbar.login(&Credentials::ApiKey { key: "key".into() }).await.unwrap().token;
+        let id = |digit: u8| format!("account000000000000000000000000{digit}").parse::<AccountId>().unwrap();
+
+        let all = crossbar.descendants(&token, id(2)).await.unwrap();
+        assert!(all.is_complete);
+        let facts = &all.listing[&id(3)];
+        assert_eq!(
+            (&*facts.name, &*facts.realm, &facts.above[..]),
+            ("n3", "R3.example", &[id(1), id(2)][..])
+        );
+        assert_eq!(all.listing.keys().copied().collect::<Vec<_>>(), [id(3), id(4)], "without itself");
+        assert!(!crossbar.descendants(&token, id(2)).await.unwrap().is_complete, "a key we cannot follow");
+        assert_eq!(crossbar.descendants(&token, id(2)).await, Err(CrossbarError::NotJson));
+
+        let lines: Vec<String> = transport.requests.lock().iter().map(|(line, _)| line.clone()).collect();
+        let path = "GET http://crossbar:8000/v2/accounts/account0000000000000000000000002/descendants";
+        assert_eq!(lines[1..3], [format!("{path}?paginate=false"), format!("{path}?start_key=a+b")]);
     }
 
     #[tokio::test(start_paused = true)]

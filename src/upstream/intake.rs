@@ -4,9 +4,14 @@
 //! sessions of an upstream account share one intake: during a rotation there are two of them, and an event that both bring
 //! is one event.
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -29,6 +34,10 @@ pub(crate) trait Log: Send + Sync {
     fn append(&self, event: IncomingEvent);
     /// Appends a control record. Never waits.
     fn record(&self, control: Control);
+    /// What stands in it about the upstream, where that can be known.
+    fn said(&self) -> Option<UpstreamChange> {
+        None
+    }
 }
 
 impl Log for hub::Account {
@@ -40,6 +49,10 @@ impl Log for hub::Account {
     fn record(&self, control: Control) {
         hub::Account::record(self, control);
     }
+
+    fn said(&self) -> Option<UpstreamChange> {
+        Some(self.upstream().0)
+    }
 }
 
 /// The intake of one upstream account.
@@ -50,18 +63,31 @@ pub(crate) struct Intake {
 
 struct Inner {
     own: AccountId,
-    /// The own account; descendants have their place here.
+    /// The own account, and the descendants that somebody asked for.
     served: BTreeMap<AccountId, Served>,
+    /// Whose a realm is, in lower case; nobody's where two have the same.
+    realms: HashMap<String, Option<AccountId>>,
+    /// No descendant was ever served: all that comes is the own account's.
+    is_alone: bool,
     dedupe: Deduplicator,
     /// What was last said of the upstream.
     said: Option<UpstreamChange>,
+    /// Events of nobody that is served.
+    unattributed_total: u64,
     unattributed: Throttle,
     unreadable: Throttle,
 }
 
+/// Whose an event is.
+enum Owned {
+    By(AccountId),
+    ByNobody,
+    ByAll,
+}
+
 struct Served {
     log: Arc<dyn Log>,
-    /// Presence events name an account by it. Known after the first login, if Crossbar tells.
+    /// Presence events name an account by it. The own one is known after the first login, if Crossbar tells.
     realm: Option<String>,
 }
 
@@ -80,8 +106,11 @@ impl Intake {
         let inner = Inner {
             own,
             served: BTreeMap::from([(own, Served { log, realm: None })]),
+            realms: HashMap::new(),
+            is_alone: true,
             dedupe: Deduplicator::new(settings.dedupe_events, settings.dedupe_window),
             said: None,
+            unattributed_total: 0,
             unattributed: Throttle::default(),
             unreadable: Throttle::default(),
         };
@@ -89,10 +118,46 @@ impl Intake {
     }
 
     /// Crossbar told the realm of an account.
-    pub fn set_realm(&self, account: AccountId, realm: String) {
-        if let Some(served) = self.inner.lock().served.get_mut(&account) {
-            served.realm = Some(realm);
+    pub fn set_realm(&self, account: AccountId, realm: &str) {
+        let realm = Some(realm.to_ascii_lowercase()).filter(|realm| !realm.is_empty());
+        let mut inner = self.inner.lock();
+        if let Some(served) = inner.served.get_mut(&account)
+            && served.realm != realm
+        {
+            served.realm = realm;
+            inner.index_realms();
         }
+    }
+
+    /// Serves a descendant too, if it is not served already. Its log is told how the upstream stands.
+    pub fn serve(&self, account: AccountId, log: Arc<dyn Log>) {
+        let mut inner = self.inner.lock();
+        if inner.served.contains_key(&account) {
+            return;
+        }
+        if let Some(said) = &inner.said
+            && log.said().as_ref() != Some(said)
+        {
+            log.record(Control::Upstream(said.clone()));
+        }
+        inner.served.insert(account, Served { log, realm: None });
+        inner.is_alone = false;
+    }
+
+    /// Serves these descendants only. What still comes for others is nobody's.
+    pub fn serve_only(&self, descendants: impl Fn(&AccountId) -> bool) {
+        let mut inner = self.inner.lock();
+        let (own, before) = (inner.own, inner.served.len());
+        inner.served.retain(|account, _| *account == own || descendants(account));
+        if inner.served.len() != before {
+            inner.index_realms();
+        }
+    }
+
+    /// How many events belonged to nobody that is served.
+    #[cfg_attr(not(test), expect(dead_code, reason = "a metric to come"))]
+    pub fn unattributed(&self) -> u64 {
+        self.inner.lock().unattributed_total
     }
 
     /// A session brings an event.
@@ -101,23 +166,16 @@ impl Intake {
         let Some(key) = EventKey::from_routing_key(&frame.routing_key) else {
             return inner.unattributed(now, "its routing key is of no known kind");
         };
-        let Some(account) = inner.owner(&key.owner) else {
-            return inner.unattributed(now, "it belongs to no account that is served");
-        };
         let facts = PayloadFacts::read(frame.data.get());
-        let identity = Identity {
-            account,
-            routing_key: &frame.routing_key,
-            event: facts.event.as_deref().unwrap_or_default(),
-            call_id: facts.call_id.as_deref().unwrap_or_default(),
-            message_id: facts.message_id.as_deref().unwrap_or_default(),
-        };
-        let source =
-            Source { session: session.id, opened: session.at, subscription_key: &frame.subscription_key };
-        if inner.dedupe.is_new(identity, source, frame.data.get(), now)
-            && let Some(served) = inner.served.get(&account)
-        {
-            served.log.append(convert(frame, key, &facts));
+        match inner.owner(&key.owner) {
+            Owned::By(account) => inner.deliver(account, session, frame, key, &facts, now),
+            Owned::ByNobody => inner.unattributed(now, "it belongs to no account that is served"),
+            Owned::ByAll => {
+                let accounts: SmallVec<[AccountId; 1]> = inner.served.keys().copied().collect();
+                for account in accounts {
+                    inner.deliver(account, session, frame, key.clone(), &facts, now);
+                }
+            }
         }
     }
 
@@ -163,25 +221,62 @@ impl Intake {
 }
 
 impl Inner {
-    /// The served account that an event belongs to.
-    fn owner(&self, owner: &Owner) -> Option<AccountId> {
-        match owner {
+    fn owner(&self, owner: &Owner) -> Owned {
+        let account = match owner {
             Owner::Account(id) => self.served.contains_key(id).then_some(*id),
-            Owner::Realm(realm) => {
-                let by_realm = |served: &Served| {
-                    served.realm.as_ref().is_some_and(|known| known.eq_ignore_ascii_case(realm))
-                };
-                let named = self.served.iter().find(|(_, served)| by_realm(served)).map(|(id, _)| *id);
-                // While a realm is not known, presence can only be that of the account it was subscribed for.
-                let own_is_unknown = self.served.get(&self.own).is_some_and(|own| own.realm.is_none());
-                named.or(own_is_unknown.then_some(self.own))
+            Owner::Realm(realm) => match self.realms.get(&realm.to_ascii_lowercase()) {
+                Some(account) => *account,
+                // While the own realm is not known, and nobody else was ever served, it can only be the own one.
+                None => {
+                    let own_is_unknown = self.served.get(&self.own).is_some_and(|own| own.realm.is_none());
+                    (self.is_alone && own_is_unknown).then_some(self.own)
+                }
+            },
+            // Only what an operator turned on by name has a key without an account. Each account that asks for it would
+            // get all of it on a session of its own; so it does here. (Where nobody wants it, the hub leaves it out.)
+            Owner::Unnamed => return Owned::ByAll,
+        };
+        account.map_or(Owned::ByNobody, Owned::By)
+    }
+
+    fn deliver(
+        &mut self,
+        account: AccountId,
+        session: Opened,
+        frame: &EventFrame<'_>,
+        key: EventKey,
+        facts: &PayloadFacts<'_>,
+        now: Instant,
+    ) {
+        let identity = Identity {
+            account,
+            routing_key: &frame.routing_key,
+            event: facts.event.as_deref().unwrap_or_default(),
+            call_id: facts.call_id.as_deref().unwrap_or_default(),
+            message_id: facts.message_id.as_deref().unwrap_or_default(),
+        };
+        let source =
+            Source { session: session.id, opened: session.at, subscription_key: &frame.subscription_key };
+        if self.dedupe.is_new(identity, source, frame.data.get(), now)
+            && let Some(served) = self.served.get(&account)
+        {
+            served.log.append(convert(frame, key, facts));
+        }
+    }
+
+    fn index_realms(&mut self) {
+        self.realms.clear();
+        for (account, served) in &self.served {
+            let Some(realm) = &served.realm else { continue };
+            let owner = self.realms.entry(realm.clone()).or_insert(Some(*account));
+            if *owner != Some(*account) {
+                *owner = None;
             }
-            // Only what an operator turned on by name has a key without an account.
-            Owner::Unnamed => Some(self.own),
         }
     }
 
     fn unattributed(&mut self, now: Instant, why: &'static str) {
+        self.unattributed_total += 1;
         if let Some(count) = self.unattributed.hit(now) {
             debug!(count, why, "an event of upstream is left out");
         }
@@ -192,7 +287,9 @@ impl Inner {
 pub(crate) mod tests {
     use std::time::Duration;
 
-    use crate::upstream::frame::Incoming;
+    use proptest::prelude::*;
+
+    use crate::{binding::encoding, upstream::frame::Incoming};
 
     use super::*;
 
@@ -270,7 +367,7 @@ pub(crate) mod tests {
         let (log, intake) = intake();
         bring(&intake, "dialog.acme%2Eexample%2Ecom.abc1", r#"{"msg_id":"1"}"#);
         assert_eq!(log.events().len(), 1, "the realm is not known yet");
-        intake.set_realm(ACCOUNT.parse().unwrap(), "Acme.example.com".into());
+        intake.set_realm(ACCOUNT.parse().unwrap(), "Acme.example.com");
         bring(&intake, "dialog.acme%2Eexample%2Ecom.abc1", r#"{"msg_id":"2"}"#);
         bring(&intake, "dialog.other%2Eexample%2Ecom.abc1", r#"{"msg_id":"3"}"#);
         assert_eq!(log.events().len(), 2);
@@ -289,5 +386,130 @@ pub(crate) mod tests {
         intake.say(change("refused", 2));
         intake.say(change("silent", 3));
         assert_eq!(log.controls().len(), 2);
+    }
+
+    /// An account of a generated tree: 2 to 9.
+    fn id(number: usize) -> AccountId {
+        format!("account000000000000000000000000{number}").parse().unwrap()
+    }
+
+    /// An event of each kind that names its account, and one of each that names its realm.
+    fn routing_key(kind: usize, account: usize, realm: &str) -> String {
+        let id = id(account);
+        let database =
+            format!("account%2F{}%2F{}%2F{}", &id.as_str()[..2], &id.as_str()[2..4], &id.as_str()[4..]);
+        let realm = encoding::encode(realm);
+        match kind {
+            0 => format!("call.{id}.CHANNEL_CREATE.a%2Eb"),
+            1 => format!("conference.event.add-member.{id}.conf1.a%2Eb"),
+            2 => format!("fax.status.{id}.f1"),
+            3 => format!("doc_created.{database}.user.u1"),
+            4 => format!("doc_edited.{database}-202611.mailbox_message.m1"),
+            5 => format!("pivot.stream.start.{id}.a%2Eb"),
+            6 => format!("dialog.{realm}.a%2Eb"),
+            7 => format!("mwi_updates.{realm}.1001"),
+            _ => format!("update.{realm}.a%2Eb"),
+        }
+    }
+
+    /// The case of letters means nothing in a realm.
+    fn in_some_case(realm: &str, seed: u8) -> String {
+        let flip = |(at, letter): (usize, char)| match (at + usize::from(seed)) % 3 {
+            0 => letter.to_ascii_uppercase(),
+            _ => letter,
+        };
+        realm.char_indices().map(flip).collect()
+    }
+
+    proptest! {
+        /// Whatever is served over one session, and however that changes: an event is in the log of its own account, and in
+        /// no other; where its account or its realm is not served, or the realm is of two, it is in none, and counted.
+        #[test]
+        fn an_event_is_in_the_log_of_its_own_account_alone(
+            realms in prop::collection::vec(0u8..7, 8),
+            own_realm_known in any::<bool>(),
+            served in prop::collection::vec(any::<bool>(), 8),
+            events in prop::collection::vec((0usize..9, 0usize..8, any::<u8>()), 1..60),
+            change in (0usize..60, prop::collection::vec(any::<bool>(), 8)),
+        ) {
+            let intake = Intake::new(id(2), Arc::new(FakeLog::default()), &config::Upstream::default());
+            let own = Arc::new(FakeLog::default());
+            intake.inner.lock().served.get_mut(&id(2)).unwrap().log = own.clone();
+            // Nobody's session is without a realm but the own one's, before Crossbar tells.
+            let realm_of = |account: usize| format!("r{}.example.com", realms[account]);
+            if own_realm_known {
+                intake.set_realm(id(2), &in_some_case(&realm_of(0), 1));
+            }
+            let mut logs: BTreeMap<usize, Arc<FakeLog>> = BTreeMap::from([(0, own)]);
+            let mut expected: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+            let (mut nobodys, mut is_alone) = (0, true);
+            let mut now_served: Vec<bool> = vec![true; 8];
+            for (at, (kind, account, seed)) in events.iter().copied().enumerate() {
+                if at == 0 || at == change.0 {
+                    now_served = if at == change.0 { change.1.clone() } else { served.clone() };
+                    now_served[0] = true;
+                    intake.serve_only(|account| (1..8).any(|n| now_served[n] && id(n + 2) == *account));
+                    for other in (1..8).filter(|n| now_served[*n]) {
+                        let log = logs.entry(other).or_default();
+                        intake.serve(id(other + 2), log.clone());
+                        intake.set_realm(id(other + 2), &in_some_case(&realm_of(other), 2));
+                        is_alone = false;
+                    }
+                }
+                let key = routing_key(kind, account + 2, &in_some_case(&realm_of(account), seed));
+                bring(&intake, &key, &format!(r#"{{"msg_id":"{at}"}}"#));
+                let known = |n: &usize| now_served[*n] && (*n > 0 || own_realm_known);
+                let owner = if kind < 6 {
+                    now_served[account].then_some(account)
+                } else if is_alone && !own_realm_known {
+                    Some(0)
+                } else {
+                    let same: Vec<usize> =
+                        (0..8).filter(known).filter(|n| realms[*n] == realms[account]).collect();
+                    (same.len() == 1).then(|| same[0])
+                };
+                match owner {
+                    Some(owner) => expected.entry(owner).or_default().push(at.to_string()),
+                    None => nobodys += 1,
+                }
+            }
+            for (account, log) in logs {
+                let brought: Vec<String> = log.events().into_iter().map(|event| event.message_id).collect();
+                prop_assert_eq!(brought, expected.remove(&account).unwrap_or_default(), "account {}", account);
+            }
+            prop_assert!(expected.is_empty(), "{:?}", expected);
+            prop_assert_eq!(intake.unattributed(), nobodys);
+        }
+    }
+
+    #[test]
+    fn an_event_without_an_account_goes_to_all_that_may_have_asked_for_it() {
+        let (own, intake) = intake();
+        let other = Arc::new(FakeLog::default());
+        intake.serve(id(4), other.clone());
+        bring(&intake, "conference.command.conf1", r#"{"msg_id":"1"}"#);
+        assert_eq!((own.events().len(), other.events().len()), (1, 1));
+    }
+
+    #[test]
+    fn a_descendant_that_comes_late_learns_how_the_upstream_stands() {
+        let (_, intake) = intake();
+        let change = UpstreamChange {
+            state: hub::UpstreamState::Live,
+            flavour: None,
+            last_life: None,
+            detail: "all is well".into(),
+        };
+        intake.say(change.clone());
+        let other = Arc::new(FakeLog::default());
+        intake.serve(id(4), other.clone());
+        intake.serve(id(4), other.clone());
+        intake.lost(SystemTime::UNIX_EPOCH);
+        let controls = other.controls();
+        assert_eq!(controls.len(), 2, "{controls:?}");
+        assert_eq!(controls[0], Control::Upstream(change));
+        intake.serve_only(|_| false);
+        intake.lost(SystemTime::UNIX_EPOCH);
+        assert_eq!(other.controls().len(), 2, "not served any more");
     }
 }

@@ -41,6 +41,7 @@ use super::{
     account::Keeper,
     connector::{BoxedIo, Dial},
     crossbar::tests::FakeTransport,
+    gate::Gate,
     intake::tests::{ACCOUNT, FakeLog},
 };
 
@@ -127,6 +128,7 @@ impl Bench {
             transport: transport.clone(),
             clock: clock.clone(),
             random: Arc::new(SeededRandom::new(7)),
+            gate: Arc::new(Gate::new(&settings)),
         };
         let account = config::Account {
             id: ACCOUNT.parse().unwrap(),

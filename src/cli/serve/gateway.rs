@@ -64,9 +64,15 @@ impl Gateway {
 
         let mut accounts = JoinSet::new();
         let upstream = Arc::new(config.upstream);
-        for account in config.accounts {
-            // Here already, so that a consumer who comes before the task's first turn is not told NOT_FOUND.
+        // All here already, so that a consumer who comes before a task's first turn is not told NOT_FOUND, and no account
+        // is taken for another's descendant.
+        for account in &config.accounts {
             hub.add(account.id, account.id, account.always_on.clone());
+        }
+        // They queue for the upstream: not in the same order each time, and in each replica.
+        let mut in_any_order = config.accounts;
+        in_any_order.sort_by_cached_key(|_| seams.random.next_u64());
+        for account in in_any_order {
             accounts.spawn(keep_account(upstream.clone(), account, hub.clone(), seams.clone(), stop.clone()));
         }
 
@@ -150,22 +156,23 @@ async fn keep_account(
     }
 }
 
-/// The session went with its task: without this, consumers would take the silence for quiet.
+/// The session went with its task: without this, consumers would take the silence for quiet, those of its descendants too.
 fn report_lost(hub: &Hub, id: AccountId) {
-    let Some(account) = hub.get(&id) else { return };
-    let status = account.status();
-    let last_life = status.upstream.last_life;
-    account.record(Control::Lost {
-        bindings: LostBindings::All,
-        reason: GapReason::UpstreamDisconnected,
-        since: last_life.unwrap_or(status.since),
-    });
-    account.record(Control::Upstream(UpstreamChange {
-        state: UpstreamState::Down,
-        flavour: status.upstream.flavour,
-        last_life,
-        detail: "an internal error; the session is opened again".into(),
-    }));
+    for account in hub.list().into_iter().filter(|account| account.served_by() == id) {
+        let status = account.status();
+        let last_life = status.upstream.last_life;
+        account.record(Control::Lost {
+            bindings: LostBindings::All,
+            reason: GapReason::UpstreamDisconnected,
+            since: last_life.unwrap_or(status.since),
+        });
+        account.record(Control::Upstream(UpstreamChange {
+            state: UpstreamState::Down,
+            flavour: status.upstream.flavour,
+            last_life,
+            detail: "an internal error; the session is opened again".into(),
+        }));
+    }
 }
 
 fn message(panic: &(dyn Any + Send)) -> &str {
@@ -191,7 +198,7 @@ mod tests {
         config::Credentials,
         hub::BindingState,
         random::SeededRandom,
-        upstream::{TcpDial, Transport, TransportError},
+        upstream::{Gate, TcpDial, Transport, TransportError},
     };
 
     /// Panics at the first login, and never answers those after it.
@@ -227,6 +234,7 @@ mod tests {
             transport: transport.clone(),
             clock: Arc::new(SystemClock),
             random: Arc::new(SeededRandom::new(1)),
+            gate: Arc::new(Gate::new(&config::Upstream::default())),
         };
         let hub = Arc::new(Hub::new(config::Hub::default(), seams.clock.clone(), || 1));
         let entry = hub.add(id, id, account.always_on.clone());

@@ -1,0 +1,170 @@
+//! What keeps the accounts of one process from coming over an upstream host all at once: at the start, and after an outage
+//! that all of them felt.
+//!
+//! Each host has a gate of its own, so that one that hangs holds up nobody but those who want to get to it. Time in the
+//! gate is not counted as waiting for the host: the deadlines for an answer begin after it.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep_until},
+};
+use url::Url;
+
+use crate::config;
+
+/// The gates to all hosts, shared by all accounts.
+#[derive(Debug)]
+pub struct Gate {
+    crossbar_in_flight: usize,
+    connects_in_flight: usize,
+    login_interval: Duration,
+    crossbars: Mutex<HashMap<String, Arc<Host>>>,
+    blackholes: Mutex<HashMap<String, Arc<Host>>>,
+}
+
+/// A place among those who may be at a host at the same time; given back when dropped.
+#[derive(Debug)]
+#[must_use = "it is given back when dropped"]
+pub struct Pass {
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+#[derive(Debug)]
+struct Host {
+    places: Arc<Semaphore>,
+    /// When the next login may begin.
+    next: Mutex<Instant>,
+}
+
+impl Host {
+    /// Those who wait get a place in the order in which they came.
+    async fn enter(&self) -> Pass {
+        // It is never closed.
+        Pass { _permit: self.places.clone().acquire_owned().await.ok() }
+    }
+
+    /// Takes the next moment for a login. It is not given back: who gives up leaves a hole, nobody comes early.
+    fn take_turn(&self, interval: Duration) -> Instant {
+        let mut next = self.next.lock();
+        let turn = (*next).max(Instant::now());
+        *next = turn + interval;
+        turn
+    }
+}
+
+impl Gate {
+    /// Gates as wide as the settings say.
+    pub fn new(settings: &config::Upstream) -> Self {
+        Self {
+            crossbar_in_flight: settings.crossbar_in_flight,
+            connects_in_flight: settings.connects_in_flight,
+            login_interval: Duration::from_secs(1) / settings.logins_per_second.max(1),
+            crossbars: Mutex::default(),
+            blackholes: Mutex::default(),
+        }
+    }
+
+    /// Waits until a login at this Crossbar may begin.
+    pub async fn login(&self, crossbar: &Url) -> Pass {
+        let host = host(&self.crossbars, crossbar, self.crossbar_in_flight);
+        // The turn first: who waits for it holds no place.
+        sleep_until(host.take_turn(self.login_interval)).await;
+        host.enter().await
+    }
+
+    /// Waits until another request to this Crossbar may begin. How many there are follows from the logins.
+    pub async fn read(&self, crossbar: &Url) -> Pass {
+        host(&self.crossbars, crossbar, self.crossbar_in_flight).enter().await
+    }
+
+    /// Waits until a connection to this blackhole may be opened.
+    pub async fn connect(&self, blackhole: &Url) -> Pass {
+        host(&self.blackholes, blackhole, self.connects_in_flight).enter().await
+    }
+}
+
+/// The gate to a URL's host and port. There are as many as there are in the configuration.
+fn host(hosts: &Mutex<HashMap<String, Arc<Host>>>, url: &Url, places: usize) -> Arc<Host> {
+    let name =
+        format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default());
+    let mut hosts = hosts.lock();
+    let host = hosts.entry(name).or_insert_with(|| {
+        let (places, next) = (Arc::new(Semaphore::new(places.max(1))), Mutex::new(Instant::now()));
+        Arc::new(Host { places, next })
+    });
+    Arc::clone(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{FutureExt, future::join_all};
+
+    use super::*;
+
+    fn gate() -> Gate {
+        Gate::new(&config::Upstream {
+            logins_per_second: 10,
+            crossbar_in_flight: 2,
+            connects_in_flight: 1,
+            ..config::Upstream::default()
+        })
+    }
+
+    fn url(text: &str) -> Url {
+        Url::parse(text).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn logins_come_one_after_the_other() {
+        let (gate, start) = (gate(), Instant::now());
+        let crossbar = url("http://a:8000/");
+        let login = async || {
+            let _pass = gate.login(&crossbar).await;
+            start.elapsed().as_millis()
+        };
+        let at = join_all((0..5).map(|_| login())).await;
+        // A paused timer is up to a millisecond late.
+        assert!(
+            at.iter().zip([0, 100, 200, 300, 400]).all(|(at, turn)| (turn..turn + 2).contains(at)),
+            "{at:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_place_is_given_back_however_its_holder_ends() {
+        let gate = gate();
+        let crossbar = url("http://a:8000/");
+        let (first, second) = (gate.read(&crossbar).await, gate.read(&crossbar).await);
+        assert!(gate.read(&crossbar).now_or_never().is_none(), "both are taken");
+        drop(first);
+        let cancelled = tokio::time::timeout(Duration::from_secs(1), async {
+            let _pass = gate.read(&crossbar).await;
+            std::future::pending::<()>().await;
+        });
+        assert!(cancelled.await.is_err());
+        let third = gate.read(&crossbar).now_or_never().expect("given back");
+        drop((second, third));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_hangs_holds_up_nobody_else() {
+        let gate = gate();
+        let mut hanging = Vec::new();
+        for _ in 0..2 {
+            hanging.push(gate.login(&url("http://hangs/")).await);
+        }
+        hanging.push(gate.connect(&url("ws://hangs:5555/")).await);
+        assert!(gate.login(&url("http://hangs:80/")).now_or_never().is_none());
+        assert!(
+            gate.connect(&url("ws://hangs:5555/other")).now_or_never().is_none(),
+            "the path is no other host"
+        );
+        for good in ["http://hangs:8000/", "http://good/"] {
+            assert!(gate.login(&url(good)).now_or_never().is_some(), "{good}");
+        }
+        assert!(gate.connect(&url("ws://good:5555/")).now_or_never().is_some());
+    }
+}
