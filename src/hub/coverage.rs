@@ -96,7 +96,8 @@ impl Holdings {
         match &record.change {
             Change::Upstream(Control::Upstream(_)) => false,
             Change::Upstream(Control::Confirmed { binding }) => {
-                relevant(binding.pattern()) && self.hold(binding, Held::Active { confirmed: record.time, turned: None })
+                relevant(binding.pattern())
+                    && self.hold(binding, Held::Active { confirmed: record.time, turned: None })
             }
             Change::Upstream(Control::Refused { binding, reason }) => {
                 relevant(binding.pattern())
@@ -149,19 +150,17 @@ impl Holdings {
 
     /// Only what is confirmed can be lost.
     fn lose(&mut self, lost: &LostBindings, cause: Cause) -> bool {
-        let lose = |held: &mut Held| {
-            match (&mut *held, cause.reason) {
-                (Held::Active { turned, .. }, GapReason::MonthTurn) => {
-                    let first = turned.is_none();
-                    turned.get_or_insert(cause);
-                    first
-                }
-                (Held::Active { confirmed, turned }, _) => {
-                    *held = Held::Lost { confirmed: *confirmed, cause, turned: *turned };
-                    true
-                }
-                (Held::Lost { .. } | Held::Refused { .. }, _) => false,
+        let lose = |held: &mut Held| match (&mut *held, cause.reason) {
+            (Held::Active { turned, .. }, GapReason::MonthTurn) => {
+                let first = turned.is_none();
+                turned.get_or_insert(cause);
+                first
             }
+            (Held::Active { confirmed, turned }, _) => {
+                *held = Held::Lost { confirmed: *confirmed, cause, turned: *turned };
+                true
+            }
+            (Held::Lost { .. } | Held::Refused { .. }, _) => false,
         };
         let mut touched = false;
         match lost {

@@ -114,8 +114,8 @@ async fn settle(account: &Account, projection: &Projection, all: bool) -> Result
     let deadline = Instant::now() + account.settings().confirm_wait;
     loop {
         controls.mark_unchanged();
-        let (gone, coverage, proofs) = account
-            .with_state(|state| (state.is_gone(), Arc::clone(state.log.head()), state.log.proofs()));
+        let (gone, coverage, proofs) =
+            account.with_state(|state| (state.is_gone(), Arc::clone(state.log.head()), state.log.proofs()));
         if gone {
             return Err(SubscribeError::AccountGone);
         }

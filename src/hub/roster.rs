@@ -155,13 +155,15 @@ pub(super) struct Roster {
 }
 
 impl Roster {
-    /// The channel in which a branch is told what is wanted from its descendants; the branch is made if it is not there.
-    fn branch(&mut self, id: AccountId) -> Arc<watch::Sender<Arc<BranchInterest>>> {
-        if !self.branches.contains_key(&id) {
-            self.branches.insert(id, Branch::new());
+    /// A branch, which is made if it is not there.
+    fn branch(&mut self, id: AccountId) -> &Branch {
+        let known = self.branches.len();
+        self.branches.entry(id).or_insert_with(Branch::new);
+        if self.branches.len() != known {
+            // It may be the nearer one of some.
             self.work_out();
         }
-        Arc::clone(&self.branches.entry(id).or_insert_with(Branch::new).interest)
+        &self.branches[&id]
     }
 
     /// Works out who serves whom: the nearest configured account above.
@@ -280,7 +282,7 @@ impl Hub {
 
     /// The channel of the branch that `served_by` is.
     pub(super) fn branch(&self, served_by: AccountId) -> Arc<watch::Sender<Arc<BranchInterest>>> {
-        self.roster.lock().branch(served_by)
+        Arc::clone(&self.roster.lock().branch(served_by).interest)
     }
 
     /// A descendant that has just got its log: it stands as its branch does, and its branch learns of it.
@@ -319,9 +321,8 @@ impl Hub {
     /// What the upstream of a configured account has to do for its descendants.
     pub fn orders(&self, branch: AccountId) -> BranchOrders {
         let mut roster = self.roster.lock();
-        let interest = roster.branch(branch).subscribe();
-        let requests = roster.branches.entry(branch).or_insert_with(Branch::new).requests.subscribe();
-        BranchOrders { interest, requests }
+        let branch = roster.branch(branch);
+        BranchOrders { interest: branch.interest.subscribe(), requests: branch.requests.subscribe() }
     }
 
     /// Crossbar is about to be asked for a branch's descendants. Gives the number of the latest request, which the answer

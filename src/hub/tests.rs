@@ -5,6 +5,7 @@ mod interest;
 mod live;
 mod properties;
 mod replay;
+mod roster;
 
 use std::{
     sync::Arc,
