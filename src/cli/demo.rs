@@ -34,7 +34,7 @@ use crate::{
     upstream::Seams,
 };
 use board::Board;
-use screen::Screen;
+use screen::{Head, Screen};
 
 mod board;
 mod screen;
@@ -176,41 +176,46 @@ fn head(
     account: AccountId,
     taken: Option<SocketAddr>,
     palette: Palette,
-) -> Vec<String> {
+) -> Head {
     let Palette { bold, dim, cyan, yellow, reset, .. } = palette;
     let address = gateway.grpc_addr();
-    let mut head = vec![
-        format!(
-            "{bold}hawking demo{reset}: made-up calls, from a simulated Kazoo, through hawking. Ctrl-C ends it."
-        ),
+    let (crossbar, blackhole) = (simulator.crossbar_url(), simulator.blackhole_url());
+
+    let title = format!("{bold}hawking demo{reset}: made-up calls from a simulated Kazoo. Ctrl-C ends it.");
+    let taken = taken.map(|taken| {
+        format!("  {yellow}{taken} is taken by another program: hawking took a free port{reset}")
+    });
+    let invitation =
+        format!("{bold}Paste into another terminal{reset} to see the same events as a service would:");
+    let grpcurl = format!(
+        "{cyan}grpcurl -plaintext -d '{{\"account_id\":\"{account}\",\"bindings\":[\"call.*.*\"],\
+         \"payload_format\":\"PAYLOAD_FORMAT_TYPED\"}}' {address} \
+         hawking.v1.EventService/Subscribe{reset}"
+    );
+
+    let mut short = vec![title.clone()];
+    short.extend(taken.clone());
+    short.extend([invitation.clone(), grpcurl.clone(), String::new()]);
+
+    let mut full = vec![
+        title,
         String::new(),
-        format!(
-            "  {dim}simulated Kazoo{reset}  {} and {}",
-            simulator.crossbar_url(),
-            simulator.blackhole_url()
-        ),
+        format!("  {dim}simulated Kazoo{reset}  {crossbar} and {blackhole}"),
         format!("  {dim}hawking, gRPC{reset}    {bold}{address}{reset}"),
     ];
-    if let Some(taken) = taken {
-        head.push(format!("  {yellow}{taken} is taken by another program: hawking took a free port{reset}"));
-    }
-    let grpcurl = format!(
-        "grpcurl -plaintext -d '{{\"account_id\":\"{account}\",\"bindings\":[\"call.*.*\"],\
-         \"payload_format\":\"PAYLOAD_FORMAT_TYPED\"}}' {address} \
-         hawking.v1.EventService/Subscribe"
-    );
-    head.extend([
+    full.extend(taken);
+    full.extend([
         String::new(),
-        format!("{bold}Paste into another terminal{reset} to see the same events as a service would:"),
+        invitation,
         String::new(),
-        format!("{cyan}{grpcurl}{reset}"),
+        grpcurl,
         String::new(),
         format!("{dim}or, without grpcurl:{reset}"),
         String::new(),
         format!("{cyan}{} tail --server http://{address} --account {account} 'call.*.*'{reset}", own_name()),
         String::new(),
     ]);
-    head
+    Head { full, short }
 }
 
 /// What this program was called as: `hawking`, or a path where it is not installed.
@@ -226,11 +231,11 @@ struct View {
 }
 
 impl View {
-    fn open(head: Vec<String>, palette: Palette) -> Result<Self, Failure> {
+    fn open(head: Head, palette: Palette) -> Result<Self, Failure> {
         let screen = if io::stdout().is_terminal() {
             Some(Screen::enter(palette, head).map_err(Failure::runtime)?)
         } else {
-            let mut text = head.join("\n");
+            let mut text = head.full.join("\n");
             text.push('\n');
             terminal::ignore_closed_pipe(write(&text)).map_err(Failure::runtime)?;
             None

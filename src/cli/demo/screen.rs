@@ -15,25 +15,45 @@ use crate::{
     proto::UpstreamState,
 };
 
+/// Rows that the table should have.
+const ROOM: usize = 16;
 const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[2J";
 const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
 /// What the terminal does with a line that is too long.
 const CUT_OFF: &str = "\x1b[?7l";
 const WRAP: &str = "\x1b[?7h";
 
+/// What stands above the table.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) full: Vec<String>,
+    /// For terminals on which the full one would leave too little room for the table.
+    pub(super) short: Vec<String>,
+}
+
+impl Head {
+    /// The lines for a terminal of this size, and how many rows they take on it.
+    fn lines(&self, width: usize, height: usize) -> (&[String], usize) {
+        let rows =
+            |lines: &[String]| lines.iter().map(|line| visible(line).div_ceil(width.max(1)).max(1)).sum();
+        let full: usize = rows(&self.full);
+        if full + ROOM <= height { (&self.full, full) } else { (&self.short, rows(&self.short)) }
+    }
+}
+
 /// The terminal, taken over; dropping it gives the terminal back.
 pub(super) struct Screen {
     palette: Palette,
     /// What stands above the table and never changes. Lines may be longer than the terminal is wide: the terminal wraps
     /// them, so that they are still one line when they are copied.
-    head: Vec<String>,
+    head: Head,
     size: (usize, usize),
     drawn: Vec<String>,
 }
 
 impl Screen {
     /// Takes the terminal over.
-    pub(super) fn enter(palette: Palette, head: Vec<String>) -> io::Result<Self> {
+    pub(super) fn enter(palette: Palette, head: Head) -> io::Result<Self> {
         let mut out = io::stdout().lock();
         out.write_all(ENTER.as_bytes())?;
         out.flush()?;
@@ -44,16 +64,16 @@ impl Screen {
     pub(super) fn draw(&mut self, board: &Board, now: Instant) -> io::Result<()> {
         let size = terminal_size()
             .map_or((80, 24), |(Width(width), Height(height))| (usize::from(width), usize::from(height)));
+        let (width, height) = size;
+        let (head, above) = self.head.lines(width, height);
         let mut output = String::new();
         if size != self.size {
             // Begin anew: the terminal has moved the lines about.
             self.size = size;
             self.drawn.clear();
             output.push_str("\x1b[2J\x1b[H");
-            output.push_str(&self.head.join("\r\n"));
+            output.push_str(&head.join("\r\n"));
         }
-        let (width, height) = size;
-        let above: usize = self.head.iter().map(|line| visible(line).div_ceil(width.max(1)).max(1)).sum();
         // The last column stays free: a full line, and the clearing of its rest would take its last character.
         let lines = table(board, now, width.saturating_sub(1), height.saturating_sub(above), self.palette);
         output.push_str(CUT_OFF);
@@ -101,7 +121,7 @@ fn table(board: &Board, now: Instant, width: usize, height: usize, palette: Pale
 
     // The columns share what the fixed ones leave.
     let free = width.saturating_sub(8 + 2 + 10 + 2 + 7 + 2 + 2 + 2);
-    let (from, to) = (free * 36 / 100, free * 24 / 100);
+    let (from, to) = (free * 40 / 100, free * 28 / 100);
     let id = free - from - to;
     lines.push(format!(
         "{dim}{:<8}  {:<10}  {:>7}  {}  {}  {}{reset}",
@@ -112,7 +132,9 @@ fn table(board: &Board, now: Instant, width: usize, height: usize, palette: Pale
         pad("TO", to),
         fit("CALL ID", id)
     ));
-    let recent = board.recent.len().min(height / 4);
+    // Calls come first.
+    let left = height.saturating_sub(lines.len() + board.calls.len() + 2);
+    let recent = board.recent.len().min(height / 4).min(left);
     let room = height.saturating_sub(lines.len() + if recent == 0 { 0 } else { recent + 2 });
     let hidden = board.calls.len().saturating_sub(room);
     // Of too many, the newest are shown.
