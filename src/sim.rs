@@ -188,6 +188,7 @@ impl Simulator {
             transport: self.transport(),
             clock: Arc::clone(&settings.clock),
             random: Arc::clone(&settings.random),
+            gate: Arc::default(),
         }
     }
 

@@ -55,6 +55,13 @@ impl Host {
     }
 }
 
+impl Default for Gate {
+    /// As wide as the default settings say.
+    fn default() -> Self {
+        Self::new(&config::Upstream::default())
+    }
+}
+
 impl Gate {
     /// Gates as wide as the settings say.
     pub fn new(settings: &config::Upstream) -> Self {

@@ -198,7 +198,7 @@ mod tests {
         config::Credentials,
         hub::BindingState,
         random::SeededRandom,
-        upstream::{Gate, TcpDial, Transport, TransportError},
+        upstream::{TcpDial, Transport, TransportError},
     };
 
     /// Panics at the first login, and never answers those after it.
@@ -234,7 +234,7 @@ mod tests {
             transport: transport.clone(),
             clock: Arc::new(SystemClock),
             random: Arc::new(SeededRandom::new(1)),
-            gate: Arc::new(Gate::new(&config::Upstream::default())),
+            gate: Arc::default(),
         };
         let hub = Arc::new(Hub::new(config::Hub::default(), seams.clock.clone(), || 1));
         let entry = hub.add(id, id, account.always_on.clone());
