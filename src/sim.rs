@@ -133,7 +133,7 @@ impl Simulator {
             blackhole: blackhole.address(),
             control: control.address(),
         };
-        let cluster = Cluster::start(settings)?;
+        let cluster = Arc::new(Cluster::new(settings));
         let inner = Arc::new(Inner { cluster: Arc::clone(&cluster), addresses: Some(addresses) });
 
         let serve = http_server(&cluster, crossbar::router(Arc::clone(&cluster)));
@@ -158,13 +158,9 @@ impl Simulator {
 
     /// Starts a simulator without listeners: it is reached by [`Simulator::seams`] alone, and works under a paused clock.
     /// Takes the same settings; the addresses in them mean nothing.
-    ///
-    /// # Errors
-    ///
-    /// As [`Simulator::start`], but for the addresses.
-    pub fn in_memory(settings: Settings) -> io::Result<Self> {
-        let cluster = Cluster::start(settings)?;
-        Ok(Self { inner: Arc::new(Inner { cluster, addresses: None }) })
+    pub fn in_memory(settings: Settings) -> Self {
+        let cluster = Arc::new(Cluster::new(settings));
+        Self { inner: Arc::new(Inner { cluster, addresses: None }) }
     }
 
     /// Opens pipes to this simulator's blackhole, under the host of an in-memory [`Simulator::blackhole_url`].

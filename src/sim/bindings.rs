@@ -1,21 +1,14 @@
 //! What blackhole makes of a client's binding: whether its format is right, the keys under which its dispatcher holds it,
 //! and what its listener must listen to for it.
 //!
-//! Each *module* (`bh_call`, `bh_object`, ...) decides for its own bindings; one binding can ask several (R06).
+//! Each *module* (`bh_call`, `bh_object`, ...) decides for its own bindings; one binding can ask several (R06). Which there
+//! are, and what they take, differs from flavour to flavour: `format` and `keys`.
 
-use super::{
-    accounts::{account_db, month_db, parse_account},
-    topic,
-};
-use crate::binding::{AccountId, encoding};
+mod format;
+mod keys;
 
-/// The modules that own bindings, in the order in which a wildcard's validation asks them: the first to refuse speaks.
-const VALIDATION_ORDER: [Module; 5] =
-    [Module::Conference, Module::Call, Module::Fax, Module::Object, Module::Presence];
-
-/// The order in which a wildcard's bindings are made (R06).
-const BINDING_ORDER: [Module; 5] =
-    [Module::Call, Module::Object, Module::Fax, Module::Conference, Module::Presence];
+use super::topic;
+use crate::binding::{AccountId, Flavour};
 
 pub(super) const CALL_EVENTS: [&str; 9] = [
     "CHANNEL_CREATE",
@@ -44,9 +37,6 @@ pub(super) const DOC_TYPES: [&str; 10] = [
     "call_recording",
 ];
 
-/// The types that are looked for in the month's database. Call recordings live there too, but nobody told blackhole (F35).
-const MONTH_TYPES: [&str; 2] = ["fax", "mailbox_message"];
-
 const PRESENCE_EVENTS: [&str; 3] = ["dialog", "mwi_updates", "update"];
 
 /// A module that owns bindings.
@@ -57,16 +47,18 @@ enum Module {
     Fax,
     Object,
     Presence,
+    /// K5 alone.
+    Stream,
 }
 
 /// What the listener listens to for a binding. Equal ones share a reference count (F37).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Listener {
-    /// A hook on an account's call events.
+    /// A hook on an account's call events. K5 has none: there all calls come, always (G21).
     Hook { account: String, event: String },
-    /// A topic of an AMQP exchange. `origin` keeps two listeners apart that ask for the same topic in different words: they
+    /// Topics of an AMQP exchange. `origin` keeps two listeners apart that ask for the same topic in different words: they
     /// are counted apart, but the topic is bound only once (G25).
-    Amqp { origin: &'static str, topic: String },
+    Amqp { origin: &'static str, topics: Vec<String> },
 }
 
 /// A binding as blackhole holds it.
@@ -82,6 +74,8 @@ pub(super) struct Resolved {
 
 /// What a module needs to know of the cluster.
 pub(super) trait Directory {
+    /// Which blackhole it is.
+    fn flavour(&self) -> Flavour;
     /// The year and month by the server's local date.
     fn month(&self) -> (i16, i8);
     /// The realm of an account that exists.
@@ -94,16 +88,24 @@ fn split(binding: &str) -> (&str, Vec<&str>) {
     (words.next().unwrap_or_default(), words.collect())
 }
 
-fn asked<'a>(order: &'a [Module], key: &'a str) -> impl Iterator<Item = Module> + 'a {
-    order.iter().copied().filter(move |module| topic::blackhole(module.key(), key))
+/// The modules of a flavour that a binding asks, in the given order.
+fn asked<'a>(order: &'a [Module], flavour: Flavour, key: &'a str) -> impl Iterator<Item = Module> + 'a {
+    let loaded = move |module: &Module| match module {
+        Module::Presence => flavour != Flavour::V4_3,
+        Module::Stream => flavour == Flavour::K5,
+        _ => true,
+    };
+    order.iter().copied().filter(loaded).filter(move |module| topic::blackhole(module.key(), key))
 }
 
-/// Checks a binding's format. One module that agrees is enough; where all refuse, the first says why.
-pub(super) fn validate(binding: &str) -> Result<(), String> {
+/// Checks a binding's format. One module that agrees is enough; where all refuse, the first says why. `admin`: whether it is
+/// a superduper admin who asks.
+pub(super) fn validate(binding: &str, flavour: Flavour, admin: bool) -> Result<(), String> {
+    use Module::{Call, Conference, Fax, Object, Presence, Stream};
     let (key, words) = split(binding);
     let mut refused = None;
-    for module in asked(&VALIDATION_ORDER, key) {
-        match module.validate(&words) {
+    for module in asked(&[Conference, Call, Fax, Object, Presence, Stream], flavour, key) {
+        match module.validate(&words, flavour, admin) {
             Ok(()) => return Ok(()),
             Err(reason) => refused = refused.or(Some(reason)),
         }
@@ -114,8 +116,12 @@ pub(super) fn validate(binding: &str) -> Result<(), String> {
 /// Resolves a binding for an account, as each module that is asked and does not crash has it. `account` is the text that
 /// the client sent, whatever it was (F29).
 pub(super) fn resolve(binding: &str, account: &str, directory: &dyn Directory) -> Vec<Resolved> {
+    use Module::{Call, Conference, Fax, Object, Presence, Stream};
     let (key, words) = split(binding);
-    asked(&BINDING_ORDER, key).filter_map(|module| module.resolve(&words, account, directory)).collect()
+    // The order in which a wildcard's bindings are made (R06, R5-06).
+    asked(&[Call, Stream, Object, Fax, Conference, Presence], directory.flavour(), key)
+        .filter_map(|module| module.resolve(&words, account, directory))
+        .collect()
 }
 
 impl Module {
@@ -126,124 +132,8 @@ impl Module {
             Module::Fax => "fax",
             Module::Object => "object",
             Module::Presence => "presence",
+            Module::Stream => "stream",
         }
-    }
-
-    fn validate(self, words: &[&str]) -> Result<(), String> {
-        let format = || Err(format!("invalid format for {} subscription : {}", self.key(), words.join(", ")));
-        let unsupported = |event: &str| Err(format!("event {event} not supported"));
-        match (self, words) {
-            (Module::Call, ["*", _]) => Ok(()),
-            (Module::Call, [event, _]) if CALL_EVENTS.contains(event) => Ok(()),
-            (Module::Call, [event, _]) => unsupported(event),
-
-            (Module::Conference, ["command", "*"] | ["event", "*", _]) => Err("ConferenceId required".into()),
-            (Module::Conference, ["command", _] | ["event", _, _]) => Ok(()),
-
-            (Module::Fax, ["status" | "object", _]) => Ok(()),
-
-            (Module::Object, [action, doc_type]) => {
-                let good = (*action == "*" || DOC_ACTIONS.contains(action))
-                    && (*doc_type == "*" || DOC_TYPES.contains(doc_type));
-                if good { Ok(()) } else { unsupported(&format!("{action}.{doc_type}")) }
-            }
-
-            (Module::Presence, [event, ..]) if PRESENCE_EVENTS.contains(event) => Ok(()),
-            (Module::Presence, [event, ..]) => unsupported(event),
-
-            _ => format(),
-        }
-    }
-
-    /// `None` is a module that crashed on what it was given, which blackhole takes for having nothing to offer.
-    fn resolve(self, words: &[&str], account: &str, directory: &dyn Directory) -> Option<Resolved> {
-        match (self, words) {
-            (Module::Call, [event, call_id]) => {
-                let events: Vec<&str> = if *event == "*" { CALL_EVENTS.to_vec() } else { vec![event] };
-                Some(Resolved {
-                    requested: format!("call.{event}.{call_id}"),
-                    keys: events.iter().map(|event| format!("call.{account}.{event}.{call_id}")).collect(),
-                    listeners: events
-                        .iter()
-                        .map(|event| Listener::Hook { account: account.into(), event: (*event).into() })
-                        .collect(),
-                })
-            }
-            (Module::Conference, ["command", conference]) => {
-                let key = format!("conference.command.{conference}");
-                Some(Resolved {
-                    requested: key.clone(),
-                    keys: vec![key.clone()],
-                    listeners: vec![Listener::Amqp { origin: "conference", topic: key }],
-                })
-            }
-            (Module::Conference, ["event", conference, call_id]) => Some(Resolved {
-                requested: format!("conference.event.{conference}.{call_id}"),
-                keys: vec![format!("conference.event.*.{account}.{conference}.{call_id}")],
-                listeners: vec![Listener::Amqp {
-                    origin: "conference",
-                    topic: format!("conference.event.*.{account}.{conference}.{}", word(call_id)),
-                }],
-            }),
-            (Module::Fax, ["status", fax]) => Some(Resolved {
-                requested: format!("fax.status.{fax}"),
-                keys: vec![format!("fax.status.{account}.{fax}")],
-                listeners: vec![Listener::Amqp {
-                    origin: "fax",
-                    topic: format!("fax.status.{account}.{}", word(fax)),
-                }],
-            }),
-            (Module::Fax, ["object", action]) => {
-                let key = format!("{action}.{}.fax.*", month_db(&parse_account(account)?, directory.month()));
-                Some(Resolved {
-                    requested: format!("fax.object.{action}"),
-                    keys: vec![key.clone()],
-                    listeners: vec![Listener::Amqp { origin: "fax", topic: key }],
-                })
-            }
-            (Module::Object, [action, doc_type]) => {
-                let account = parse_account(account)?;
-                let databases = match *doc_type {
-                    "*" => vec![account_db(&account), month_db(&account, directory.month())],
-                    doc_type if MONTH_TYPES.contains(&doc_type) => {
-                        vec![month_db(&account, directory.month())]
-                    }
-                    _ => vec![account_db(&account)],
-                };
-                let keys: Vec<String> =
-                    databases.iter().map(|db| format!("{action}.{db}.{doc_type}.*")).collect();
-                Some(Resolved {
-                    requested: format!("object.{action}.{doc_type}"),
-                    listeners: keys
-                        .iter()
-                        .map(|key| Listener::Amqp { origin: "object", topic: key.clone() })
-                        .collect(),
-                    keys,
-                })
-            }
-            (Module::Presence, [event, id]) if PRESENCE_EVENTS.contains(event) => {
-                let realm = directory.realm(&parse_account(account)?)?;
-                let realm = encoding::encode(&realm);
-                Some(Resolved {
-                    requested: format!("{event}.{id}"),
-                    keys: vec![format!("{event}.{realm}.{id}")],
-                    listeners: vec![Listener::Amqp {
-                        origin: "presence",
-                        topic: format!("{event}.{realm}.{}", word(id)),
-                    }],
-                })
-            }
-            _ => None,
-        }
-    }
-}
-
-/// A word as Kazoo puts it into an AMQP topic: encoded, once more if the client had encoded it already. So a binding for
-/// one encoded id is held, but brings nothing unless another binding brings it. (Calls come by hooks and are spared.)
-fn word(text: &str) -> String {
-    match text {
-        "*" | "#" => text.to_owned(),
-        _ => encoding::encode(text).into_owned(),
     }
 }
 
@@ -254,6 +144,10 @@ mod tests {
     struct November;
 
     impl Directory for November {
+        fn flavour(&self) -> Flavour {
+            Flavour::K4
+        }
+
         fn month(&self) -> (i16, i8) {
             (2026, 11)
         }
@@ -292,10 +186,36 @@ mod tests {
 
     #[test]
     fn a_wildcard_module_asks_all_and_one_that_agrees_is_enough() {
-        assert_eq!(validate("*.CHANNEL_CREATE.*"), Ok(()));
+        assert_eq!(validate("*.CHANNEL_CREATE.*", Flavour::K4, false), Ok(()));
         let requested: Vec<String> =
             resolve("*.CHANNEL_CREATE.*", ACCOUNT, &November).into_iter().map(|r| r.requested).collect();
         assert_eq!(requested, ["call.CHANNEL_CREATE.*", "object.CHANNEL_CREATE.*"]);
-        assert_eq!(validate("#").unwrap_err(), "invalid format for conference subscription : ");
+        assert_eq!(
+            validate("#", Flavour::K4, false).unwrap_err(),
+            "invalid format for conference subscription : "
+        );
+    }
+
+    #[test]
+    fn conference_forms_exclude_each_other_over_the_flavours() {
+        for (binding, k4, v4_3, k5) in [
+            ("conference.event.c1.*", true, true, false),
+            ("conference.event.c1.x", true, false, false),
+            ("conference.event.c1.*.add-member", false, true, false),
+            ("conference.event.#.*", true, true, false),
+            ("conference.event.*.#.*", false, false, true),
+            ("conference.event.add-member.c1.x", false, false, true),
+            ("conference.event.floor-change.c1.*", false, false, false),
+        ] {
+            for (flavour, taken) in [(Flavour::K4, k4), (Flavour::V4_3, v4_3), (Flavour::K5, k5)] {
+                assert_eq!(validate(binding, flavour, false).is_ok(), taken, "{binding} {flavour}");
+            }
+        }
+        let wildcard = "conference.event.*.*.*";
+        assert_eq!(
+            validate(wildcard, Flavour::K5, false).unwrap_err(),
+            "unauthorized wildcard for conference id"
+        );
+        assert_eq!(validate(wildcard, Flavour::K5, true), Ok(()));
     }
 }

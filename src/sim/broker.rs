@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{bindings::Listener, topic};
+use crate::binding::Flavour;
 
 /// A row of the dispatcher's table: a session, and the name by which it asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,8 +36,9 @@ pub(super) enum Route {
 }
 
 /// See the module's documentation.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Broker {
+    flavour: Flavour,
     counts: HashMap<Listener, i64>,
     hooks: HashSet<(String, String)>,
     /// A hook on every account's call events. It does not replace the others: both bring the event (F42).
@@ -47,6 +49,17 @@ pub(super) struct Broker {
 }
 
 impl Broker {
+    pub fn new(flavour: Flavour) -> Self {
+        Self {
+            flavour,
+            counts: HashMap::new(),
+            hooks: HashSet::new(),
+            hook_on_all: false,
+            topics: HashSet::new(),
+            table: BTreeMap::new(),
+        }
+    }
+
     /// Puts a session into the table; once for each name and key.
     pub fn bind(&mut self, key: &str, responder: Responder) {
         let responders = self.table.entry(key.to_owned()).or_default();
@@ -73,7 +86,7 @@ impl Broker {
             match listener {
                 Listener::Hook { account, .. } if account == "*" => self.hook_on_all = true,
                 Listener::Hook { account, event } => _ = self.hooks.insert((account.clone(), event.clone())),
-                Listener::Amqp { topic, .. } => _ = self.topics.insert(topic.clone()),
+                Listener::Amqp { topics, .. } => self.topics.extend(topics.iter().cloned()),
             }
         }
     }
@@ -87,7 +100,13 @@ impl Broker {
             match listener {
                 Listener::Hook { account, .. } if account == "*" => self.hook_on_all = false,
                 Listener::Hook { account, event } => _ = self.hooks.remove(&(account.clone(), event.clone())),
-                Listener::Amqp { topic, .. } => _ = self.topics.remove(topic),
+                // On the K5 of the recordings these are never unbound, only forgotten in a restart (R5-81, R5-83).
+                Listener::Amqp { origin: "conference", topics }
+                    if self.flavour == Flavour::K5
+                        && topics.iter().all(|topic| topic.starts_with("conference.event.")) => {}
+                Listener::Amqp { topics, .. } => {
+                    topics.iter().for_each(|topic| _ = self.topics.remove(topic))
+                }
             }
         }
     }
@@ -106,6 +125,8 @@ impl Broker {
     /// real one; here it is that of the keys.
     pub fn route(&self, route: &Route, routing_key: &str) -> Vec<Delivery> {
         let times = match route {
+            // One handler for all accounts, outside the listener's table (G21).
+            Route::Hook { .. } if self.flavour == Flavour::K5 => 1,
             Route::Hook { account, event } => {
                 let one = self.hooks.contains(&(account.clone(), event.clone()));
                 usize::from(one) + usize::from(self.hook_on_all)
@@ -113,19 +134,44 @@ impl Broker {
             Route::Amqp => usize::from(self.topics.iter().any(|pattern| topic::amqp(pattern, routing_key))),
             Route::Direct => 1,
         };
-        let mut deliveries = Vec::new();
-        for _ in 0..times {
-            for (key, responders) in &self.table {
-                if topic::blackhole(key, routing_key) {
-                    deliveries.extend(responders.iter().rev().map(|responder| Delivery {
-                        session: responder.session,
-                        subscribed_key: responder.subscribed_key.clone(),
-                        subscription_key: key.clone(),
-                    }));
-                }
+        let keys = self.keys(routing_key);
+        let deliveries = keys.into_iter().flat_map(|(key, responders)| {
+            responders.iter().rev().map(|responder| Delivery {
+                session: responder.session,
+                subscribed_key: responder.subscribed_key.clone(),
+                subscription_key: key.clone(),
+            })
+        });
+        let deliveries: Vec<Delivery> = deliveries.collect();
+        std::iter::repeat_n(deliveries, times).flatten().collect()
+    }
+
+    /// The rows of the table that an event goes to. K5 looks some up by exact keys first, and where one of these is there,
+    /// passes over all others that match (G16).
+    fn keys(&self, routing_key: &str) -> Vec<(&String, &Vec<Responder>)> {
+        if self.flavour == Flavour::K5 {
+            let exact: Vec<_> =
+                exact_keys(routing_key).iter().filter_map(|key| self.table.get_key_value(key)).collect();
+            if !exact.is_empty() {
+                return exact;
             }
         }
-        deliveries
+        self.table.iter().filter(|(key, _)| topic::blackhole(key, routing_key)).collect()
+    }
+}
+
+/// The keys that K5 tries first.
+fn exact_keys(routing_key: &str) -> Vec<String> {
+    let words: Vec<&str> = routing_key.split('.').collect();
+    match words[..] {
+        [kind @ ("call" | "fax"), one, two, id] => {
+            ["*", id].map(|id| format!("{kind}.{one}.{two}.{id}")).to_vec()
+        }
+        [action, db, doc_type, _] if action.starts_with("doc_") => [action, "*"]
+            .iter()
+            .flat_map(|action| [doc_type, "*"].map(|doc_type| format!("{action}.{db}.{doc_type}.*")))
+            .collect(),
+        _ => Vec::new(),
     }
 }
 
@@ -150,7 +196,7 @@ mod tests {
 
     #[test]
     fn one_sessions_unsubscribing_twice_silences_the_other_until_somebody_subscribes() {
-        let mut broker = Broker::default();
+        let mut broker = Broker::new(Flavour::K4);
         for session in [1, 2] {
             broker.bind(KEY, responder(session));
             broker.listen(&hook());
@@ -167,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_count_does_not_stay_below_zero() {
-        let mut broker = Broker::default();
+        let mut broker = Broker::new(Flavour::K4);
         broker.unlisten(&hook());
         broker.unlisten(&hook());
         broker.listen(&hook());
@@ -177,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_hook_on_all_accounts_doubles_every_call_event() {
-        let mut broker = Broker::default();
+        let mut broker = Broker::new(Flavour::K4);
         broker.bind(KEY, responder(1));
         broker.listen(&hook());
         broker.listen(&Listener::Hook { account: "*".into(), event: "CHANNEL_CREATE".into() });
@@ -187,9 +233,9 @@ mod tests {
     #[test]
     fn two_names_for_one_topic_are_counted_apart_but_bound_once() {
         let topic = "doc_created.db-202611.fax.*".to_owned();
-        let object = Listener::Amqp { origin: "object", topic: topic.clone() };
-        let fax = Listener::Amqp { origin: "fax", topic: topic.clone() };
-        let mut broker = Broker::default();
+        let object = Listener::Amqp { origin: "object", topics: vec![topic.clone()] };
+        let fax = Listener::Amqp { origin: "fax", topics: vec![topic.clone()] };
+        let mut broker = Broker::new(Flavour::K4);
         broker.listen(&object);
         broker.listen(&fax);
         broker.bind(&topic, responder(1));

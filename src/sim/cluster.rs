@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    io,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
@@ -94,15 +93,6 @@ pub(super) struct Listed {
 }
 
 impl Cluster {
-    /// A cluster, if its flavour can be simulated.
-    pub fn start(settings: Settings) -> io::Result<Arc<Self>> {
-        if settings.flavour != Flavour::K4 {
-            let message = format!("flavour {} cannot be simulated yet", settings.flavour.as_str());
-            return Err(io::Error::new(io::ErrorKind::Unsupported, message));
-        }
-        Ok(Arc::new(Self::new(settings)))
-    }
-
     pub fn new(settings: Settings) -> Self {
         Self {
             accounts: Mutex::new(Accounts::new(settings.accounts.clone())),
@@ -110,10 +100,10 @@ impl Cluster {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             faults: Faults::default(),
-            brokers: (0..settings.nodes.max(1)).map(|_| Mutex::default()).collect(),
+            brokers: (0..settings.nodes.max(1)).map(|_| Mutex::new(Broker::new(settings.flavour))).collect(),
             sessions: Mutex::default(),
             channels: Mutex::default(),
-            ping: AtomicBool::new(false),
+            ping: AtomicBool::new(settings.flavour == Flavour::K5),
             max_connections_per_ip: Mutex::new(settings.max_connections_per_ip),
             day: Mutex::new(None),
             idle_timeout: watch::channel(settings.idle_timeout).0,
@@ -171,7 +161,7 @@ impl Cluster {
 
     // Modules and limits
 
-    /// Whether `bh_ping` is loaded; on a fresh Kazoo it is not (F17).
+    /// Whether `bh_ping` is loaded; on a fresh Kazoo it is not (F17), but on K5 (G7).
     pub fn ping_enabled(&self) -> bool {
         self.ping.load(Ordering::Acquire)
     }
@@ -387,6 +377,11 @@ impl Cluster {
         let Some(publication) = event.publication(moment)? else {
             return Ok(0);
         };
+        // K5 passes on no call without an Event-Name (G34).
+        let nameless = publication.name.is_none() && publication.routing_key.starts_with("call.");
+        if nameless && self.settings.flavour == Flavour::K5 {
+            return Ok(0);
+        }
         if publication.route != Route::Direct && !self.faults.broker_is_up() {
             return Ok(0);
         }
@@ -436,6 +431,10 @@ pub(super) fn gregorian(time: SystemTime) -> u64 {
 }
 
 impl Directory for Cluster {
+    fn flavour(&self) -> Flavour {
+        self.settings.flavour
+    }
+
     fn month(&self) -> (i16, i8) {
         let today = self.today();
         (today.year(), today.month())

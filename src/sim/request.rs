@@ -4,6 +4,9 @@
 //! authentication included (F20); an action that nobody handles succeeds, with the data of the last success (F16); what does
 //! not parse takes the whole session down (F15).
 
+mod holdings;
+mod subscription;
+
 use super::{
     accounts::{hex32, parse_account},
     bindings::{self, Listener, Resolved},
@@ -13,7 +16,9 @@ use super::{
     json::Json,
     topic,
 };
-use crate::binding::AccountId;
+use crate::binding::{AccountId, Flavour};
+use holdings::Holdings;
+use subscription::Subscription;
 
 /// The client's message brought down the process of its session: close code 1011, no reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,8 +27,8 @@ pub(super) struct Crash;
 /// What a request comes to.
 #[derive(Debug)]
 pub(super) struct Outcome {
-    /// The reply's text.
-    pub reply: String,
+    /// The reply's text. K5 does not answer what it does not know (G6).
+    pub reply: Option<String>,
     /// What is to be done to the broker, after the reply was queued: so no event that a subscription brings can come before
     /// its own reply (F14).
     pub changes: Vec<Change>,
@@ -52,10 +57,7 @@ pub(super) struct Context {
 #[derive(Debug, Clone)]
 struct State {
     account: Option<AccountId>,
-    /// Pairs of the client's name and the dispatcher's key, in order of subscription.
-    bindings: Vec<(String, String)>,
-    /// Everything that was ever counted up for this session; closing it counts all of it down (F51).
-    listeners: Vec<Listener>,
+    holdings: Holdings,
     /// `data` of the last reply that succeeded, as JSON.
     data: String,
 }
@@ -63,17 +65,23 @@ struct State {
 /// Why a request was refused.
 type Refusal = String;
 
-/// The `data` of a subscribe or unsubscribe, its format checked.
-struct Subscription {
-    binding: String,
-    /// `None` where it is no string: then authorization and resolving crash, each in its own way.
-    account: Option<String>,
+/// A request that succeeded.
+struct Success {
+    state: State,
+    answered: bool,
+    changes: Vec<Change>,
 }
 
 impl Context {
-    pub fn new(session: u64, session_id: String, bucket: Bucket) -> Self {
-        let state =
-            State { account: None, bindings: Vec::new(), listeners: Vec::new(), data: "{}".to_owned() };
+    /// A new session's. `account`: what it is authenticated as from the start, on K5 by its upgrade (G12).
+    pub fn new(
+        session: u64,
+        session_id: String,
+        bucket: Bucket,
+        flavour: Flavour,
+        account: Option<AccountId>,
+    ) -> Self {
+        let state = State { account, holdings: Holdings::none(flavour), data: "{}".to_owned() };
         Self { session, session_id, bucket, state }
     }
 
@@ -82,19 +90,14 @@ impl Context {
         self.state.account
     }
 
-    /// The names of its bindings, one for each key (F25).
+    /// The names of its bindings, as the client is told them.
     pub fn names(&self) -> Vec<String> {
-        self.state.bindings.iter().map(|(name, _)| name.clone()).collect()
+        self.state.holdings.names()
     }
 
     /// What closing the session does to the broker.
     pub fn closing(&self) -> Vec<Change> {
-        let unlisten = self.state.listeners.iter().cloned().map(Change::Unlisten);
-        let unbind = self.state.bindings.iter().map(|(name, key)| Change::Unbind {
-            key: key.clone(),
-            responder: Responder { session: self.session, subscribed_key: name.clone() },
-        });
-        unlisten.chain(unbind).collect()
+        self.state.holdings.close(self.session)
     }
 
     /// Handles the text of one frame.
@@ -105,8 +108,11 @@ impl Context {
         let action = message.non_empty("action").unwrap_or_else(|| "noop".to_owned());
 
         let (status, data, changes) = match self.execute(cluster, &action, &message)? {
-            Ok((state, changes)) => {
+            Ok(Success { state, answered, changes }) => {
                 self.state = state;
+                if !answered {
+                    return Ok(Outcome { reply: None, changes });
+                }
                 ("success", self.state.data.clone(), changes)
             }
             Err(refusal) => {
@@ -116,7 +122,7 @@ impl Context {
         };
         let id = Json::from(request_id);
         let reply = format!(r#"{{"action":"reply","request_id":{id},"status":"{status}","data":{data}}}"#);
-        Ok(Outcome { reply, changes })
+        Ok(Outcome { reply: Some(reply), changes })
     }
 
     fn execute(
@@ -124,7 +130,8 @@ impl Context {
         cluster: &Cluster,
         action: &str,
         message: &Json,
-    ) -> Result<Result<(State, Vec<Change>), Refusal>, Crash> {
+    ) -> Result<Result<Success, Refusal>, Crash> {
+        let flavour = cluster.settings.flavour;
         if !self.bucket.take(cluster.settings.stopwatch.elapsed()) {
             return Ok(Err(format!("rate limiting threshold hit for {}!", self.session_id)));
         }
@@ -140,12 +147,18 @@ impl Context {
         let (subscribe, unsubscribe) = (handled("subscribe"), handled("unsubscribe"));
         let ping = cluster.ping_enabled() && handled("ping");
         if !subscribe && !unsubscribe {
+            if flavour == Flavour::K5 && handled("api") {
+                return Ok(api(message).map(|()| Success { state, answered: false, changes: Vec::new() }));
+            }
             if ping {
                 state.data = r#"{"response":"pong"}"#.to_owned();
             }
-            return Ok(Ok((state, Vec::new())));
+            // Elsewhere what nobody handles succeeds, with the data of the last success (F16).
+            let answered = ping || flavour != Flavour::K5;
+            return Ok(Ok(Success { state, answered, changes: Vec::new() }));
         }
-        let subscription = match validate(message)? {
+        let admin = state.account.is_some_and(|account| cluster.is_superduper_admin(&account));
+        let subscription = match Subscription::read(message, flavour, state.account, admin)? {
             Ok(subscription) => subscription,
             Err(refusal) => return Ok(Err(refusal)),
         };
@@ -153,79 +166,42 @@ impl Context {
         if subscribe && let Err(refusal) = authorize(cluster, state.account, &subscription) {
             return Ok(Err(refusal));
         }
-        let resolved = match &subscription.account {
-            Some(account) => bindings::resolve(&subscription.binding, account, cluster),
-            None => Vec::new(),
-        };
-        if resolved.is_empty() {
-            return Ok(Err("no available subscriptions to requested binding".into()));
+        let mut resolved: Vec<Resolved> = Vec::new();
+        for binding in &subscription.bindings {
+            let of_one = match &subscription.account {
+                Some(account) => bindings::resolve(binding, account, cluster),
+                None => Vec::new(),
+            };
+            if of_one.is_empty() {
+                return Ok(Err("no available subscriptions to requested binding".into()));
+            }
+            resolved.extend(of_one);
         }
         // A wildcard action runs both on the state as it was; the one that ran last is kept (R12).
         let mut changes = Vec::new();
-        let mut after = None;
+        let mut after = state.clone();
         if subscribe {
-            after = Some(self.subscribed(&state, &resolved, &mut changes));
+            after = state.clone();
+            let (data, caused) = after.holdings.subscribe(self.session, resolved.clone());
+            after.data = data.to_string();
+            changes.extend(caused);
         }
         if unsubscribe {
-            after = Some(self.unsubscribed(&state, &resolved, &mut changes));
+            after = state;
+            let (data, caused) = after.holdings.unsubscribe(self.session, resolved);
+            after.data = data.to_string();
+            changes.extend(caused);
         }
-        Ok(Ok((after.unwrap_or(state), changes)))
-    }
-
-    fn responder(&self, name: &str) -> Responder {
-        Responder { session: self.session, subscribed_key: name.to_owned() }
-    }
-
-    fn subscribed(&self, before: &State, resolved: &[Resolved], changes: &mut Vec<Change>) -> State {
-        let mut state = before.clone();
-        for Resolved { requested, keys, listeners } in resolved {
-            for key in keys {
-                let binding = (requested.clone(), key.clone());
-                if !state.bindings.contains(&binding) {
-                    state.bindings.push(binding);
-                    changes.push(Change::Bind { key: key.clone(), responder: self.responder(requested) });
-                }
-            }
-            // Counted up each time, also when nothing is new.
-            state.listeners.extend(listeners.iter().cloned());
-            changes.extend(listeners.iter().cloned().map(Change::Listen));
-        }
-        let data = Json::Object(vec![("subscribed".into(), names(&state.bindings))]);
-        state.data = data.to_string();
-        state
-    }
-
-    fn unsubscribed(&self, before: &State, resolved: &[Resolved], changes: &mut Vec<Change>) -> State {
-        let mut state = before.clone();
-        let mut unsubscribed = Vec::new();
-        for Resolved { requested, keys, listeners } in resolved {
-            for key in keys {
-                remove_first(&mut state.bindings, &(requested.clone(), key.clone()));
-                changes.push(Change::Unbind { key: key.clone(), responder: self.responder(requested) });
-            }
-            for listener in listeners {
-                remove_first(&mut state.listeners, listener);
-                changes.push(Change::Unlisten(listener.clone()));
-            }
-            unsubscribed.insert(0, Json::from(requested.clone()));
-        }
-        let data = Json::Object(vec![
-            ("unsubscribed".into(), Json::Array(unsubscribed)),
-            ("subscribed".into(), names(&state.bindings)),
-        ]);
-        state.data = data.to_string();
-        state
+        Ok(Ok(Success { state: after, answered: true, changes }))
     }
 }
 
-fn names(bindings: &[(String, String)]) -> Json {
-    Json::Array(bindings.iter().map(|(name, _)| Json::from(name.clone())).collect())
-}
-
-fn remove_first<T: PartialEq>(list: &mut Vec<T>, item: &T) {
-    if let Some(position) = list.iter().position(|held| held == item) {
-        list.remove(position);
-    }
+/// The action `api` of K5 (G8). Nothing listens where it would send the request: so what is well formed is never answered.
+fn api(message: &Json) -> Result<(), Refusal> {
+    let Some(data) = message.get("data") else {
+        return Err("missing required data object".into());
+    };
+    data.non_empty("endpoint").map(|_| ()).ok_or_else(|| "missing endpoint".into())
 }
 
 /// Reads a frame's text as an object.
@@ -250,31 +226,14 @@ fn needs_authentication(action: &str) -> bool {
 }
 
 fn authenticate(cluster: &Cluster, message: &Json) -> Result<AccountId, Refusal> {
-    let Some(token) = message.non_empty("auth_token") else {
-        return Err("authentication token required".into());
+    let token = match (message.non_empty("auth_token"), cluster.settings.flavour) {
+        (Some(token), _) => token,
+        (None, Flavour::K5) => return Err("failed to authenticate token ".into()),
+        (None, _) => return Err("authentication token required".into()),
     };
     let account = cluster.authenticate(&token).filter(|_| !cluster.faults.refuses_tokens());
     // The text carries the token. It does so in the real one too (F22).
     account.ok_or_else(|| format!("failed to authenticate token {token}"))
-}
-
-fn validate(message: &Json) -> Result<Result<Subscription, Refusal>, Crash> {
-    let data = match message.get("data") {
-        Some(data @ Json::Object(pairs)) if !pairs.is_empty() => data,
-        _ => return Ok(Err("missing required keys in data object".into())),
-    };
-    let missing: Vec<&str> =
-        ["account_id", "binding"].into_iter().filter(|key| data.get(key).is_none()).collect();
-    if !missing.is_empty() {
-        return Ok(Err(format!("missing required keys : {}", missing.join(", "))));
-    }
-    let Some(binding) = data.str("binding") else {
-        return Err(Crash);
-    };
-    Ok(bindings::validate(binding).map(|()| Subscription {
-        binding: binding.to_owned(),
-        account: data.str("account_id").map(str::to_owned),
-    }))
 }
 
 fn authorize(
@@ -283,7 +242,7 @@ fn authorize(
     subscription: &Subscription,
 ) -> Result<(), Refusal> {
     // The authorizer is bound to bindings whose first word is not empty.
-    if subscription.binding.is_empty() || subscription.binding.starts_with('.') {
+    if subscription.bindings.iter().all(|binding| binding.is_empty() || binding.starts_with('.')) {
         return Ok(());
     }
     let Some(session) = session else {

@@ -24,6 +24,7 @@ use super::{
     record::{Ending, Frame, Happening, Loss},
     request::{Change, Context, Crash},
 };
+use crate::binding::AccountId;
 
 /// How long the other side's part of a close is waited for.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -36,13 +37,21 @@ pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
 
-/// Runs a session. `early` is what the client sent behind its upgrade.
+/// A connection that was upgraded.
+pub(super) struct Upgraded<S> {
+    pub stream: S,
+    /// What the client sent behind its upgrade.
+    pub early: Vec<u8>,
+    /// What the upgrade authenticated it as.
+    pub account: Option<AccountId>,
+}
+
+/// Runs a session.
 pub(super) async fn run<S: Io>(
     cluster: Arc<Cluster>,
     connection: u64,
-    stream: S,
     peer: SocketAddr,
-    early: Vec<u8>,
+    Upgraded { stream, early, account }: Upgraded<S>,
 ) {
     // Messages of any size are taken (F9); what is written goes to the socket at once, so that what waits for it is known.
     let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None).write_buffer_size(0);
@@ -50,7 +59,7 @@ pub(super) async fn run<S: Io>(
     let opened = cluster.open(connection, peer);
     let bucket = Bucket::full(cluster.settings.rate_limit, cluster.settings.stopwatch.elapsed());
     let mut session = Session {
-        context: Context::new(connection, peer.to_string(), bucket),
+        context: Context::new(connection, peer.to_string(), bucket, cluster.settings.flavour, account),
         cluster: Arc::clone(&cluster),
         connection,
         socket,
@@ -212,7 +221,9 @@ impl<S: Io> Session<S> {
     fn request(&mut self, text: &str) -> Result<(), Crash> {
         let outcome = self.context.handle(&self.cluster, text)?;
         // Queued before the broker changes: no event that a subscription brings can overtake its reply.
-        self.cluster.reply(self.connection, outcome.reply);
+        if let Some(reply) = outcome.reply {
+            self.cluster.reply(self.connection, reply);
+        }
         self.cluster.update(self.connection, &self.context);
         let delay = self.cluster.faults.bind_delay();
         if outcome.changes.is_empty() || (delay.is_zero() && self.late.is_empty()) {

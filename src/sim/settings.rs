@@ -29,7 +29,7 @@ pub struct Settings {
     /// How many nodes stand behind blackhole's address. Each new session goes to the next; each node counts references for
     /// itself, and events come to all.
     pub nodes: usize,
-    /// Which blackhole it is. Only [`Flavour::K4`] can be simulated so far.
+    /// Which blackhole it is.
     pub flavour: Flavour,
     /// The time of day: months, timestamps, the life of tokens.
     pub clock: SharedClock,

@@ -15,8 +15,9 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use super::{
     cluster::Cluster,
     record::Happening,
-    session::{self, Io},
+    session::{self, Io, Upgraded},
 };
+use crate::binding::{AccountId, Flavour};
 
 /// The longest head of a request.
 const MAX_HEAD: usize = 64 << 10;
@@ -28,18 +29,18 @@ pub(super) async fn serve<S: Io>(cluster: Arc<Cluster>, connection: u64, stream:
         () = stop.cancelled() => return,
         upgraded = upgrade(&cluster, connection, stream, peer) => upgraded,
     };
-    if let Ok(Some((stream, early))) = upgraded {
-        session::run(cluster, connection, stream, peer, early).await;
+    if let Ok(Some(upgraded)) = upgraded {
+        session::run(cluster, connection, peer, upgraded).await;
     }
 }
 
-/// Answers requests until one is an upgrade. Returns the connection and what was sent behind the upgrade.
+/// Answers requests until one is an upgrade.
 async fn upgrade<S: Io>(
     cluster: &Cluster,
     connection: u64,
     mut stream: S,
     peer: SocketAddr,
-) -> io::Result<Option<(S, Vec<u8>)>> {
+) -> io::Result<Option<Upgraded<S>>> {
     let mut buffer = Vec::new();
     loop {
         // A connection that sends no request is closed without a word (F4).
@@ -50,17 +51,17 @@ async fn upgrade<S: Io>(
         let Some(head) = read? else { return Ok(None) };
         let date = date(cluster);
         match answer(&head, cluster, peer) {
-            Answer::Upgrade { accept } => {
+            Answer::Upgrade { accept, account } => {
                 let response = format!(
                     "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\ndate: {date}\r\n\
                      sec-websocket-accept: {accept}\r\nserver: Cowboy\r\nupgrade: websocket\r\n\r\n"
                 );
                 stream.write_all(response.as_bytes()).await?;
-                return Ok(Some((stream, buffer)));
+                return Ok(Some(Upgraded { stream, early: buffer, account }));
             }
             Answer::Refuse(refusal) => {
                 cluster.note(connection, Happening::Refused { status: refusal.status() });
-                stream.write_all(refusal.text(&date).as_bytes()).await?;
+                stream.write_all(refusal.text(&date, cluster.settings.flavour).as_bytes()).await?;
                 if refusal.closes() {
                     stream.shutdown().await?;
                     return Ok(None);
@@ -82,12 +83,17 @@ struct Head {
     key: Option<String>,
     version: Option<String>,
     protocol: Option<String>,
+    authorization: Option<String>,
     content_length: usize,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Answer {
-    Upgrade { accept: String },
+    /// `account`: whose token the request carried (G12).
+    Upgrade {
+        accept: String,
+        account: Option<AccountId>,
+    },
     Refuse(Refusal),
 }
 
@@ -99,12 +105,14 @@ enum Refusal {
     TooOld,
     /// A sub-protocol was asked for, or a key or version is missing.
     Bad,
-    /// `Sec-WebSocket-Protocol` with nothing in it: crashes the handler.
-    EmptyProtocol,
+    /// `Sec-WebSocket-Protocol` with nothing in it, or an `Authorization` that cannot be read: crashes the handler.
+    Crash,
     /// `max_connections_per_ip` is reached.
     TooMany,
     /// No upgrade was asked for.
     UpgradeRequired,
+    /// A bad token in the upgrade (K5).
+    Forbidden,
     /// By a fault, with this status.
     Fault(u16),
 }
@@ -112,9 +120,10 @@ enum Refusal {
 impl Refusal {
     fn status(self) -> u16 {
         match self {
-            Refusal::Malformed | Refusal::TooOld | Refusal::Bad | Refusal::EmptyProtocol => 400,
+            Refusal::Malformed | Refusal::TooOld | Refusal::Bad | Refusal::Crash => 400,
             Refusal::TooMany => 429,
             Refusal::UpgradeRequired => 426,
+            Refusal::Forbidden => 403,
             Refusal::Fault(status) => status,
         }
     }
@@ -123,8 +132,10 @@ impl Refusal {
         matches!(self, Refusal::Malformed | Refusal::TooOld)
     }
 
-    fn text(self, date: &str) -> String {
+    fn text(self, date: &str, flavour: Flavour) -> String {
+        let vary = if flavour == Flavour::K5 { "vary: accept-encoding\r\n" } else { "" };
         let stamp = format!("date: {date}\r\nserver: Cowboy\r\n");
+        let own = format!("{stamp}{vary}");
         match self {
             Refusal::Malformed => {
                 "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n".into()
@@ -133,8 +144,9 @@ impl Refusal {
                 format!("HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n{stamp}\r\n")
             }
             Refusal::Bad => format!("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n{stamp}\r\n"),
-            Refusal::EmptyProtocol => "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n".into(),
-            Refusal::TooMany => format!("HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n{stamp}\r\n"),
+            Refusal::Crash => "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n".into(),
+            Refusal::TooMany => format!("HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n{own}\r\n"),
+            Refusal::Forbidden => format!("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n{own}\r\n"),
             Refusal::Fault(status) => format!("HTTP/1.1 {status} Fault\r\ncontent-length: 0\r\n{stamp}\r\n"),
             Refusal::UpgradeRequired => format!(
                 "HTTP/1.1 426 Upgrade Required\r\nconnection: upgrade\r\ncontent-length: 0\r\n{stamp}\
@@ -151,7 +163,9 @@ fn answer(head: &Head, cluster: &Cluster, peer: SocketAddr) -> Answer {
     } else if let Some(status) = cluster.faults.refuses_upgrades() {
         Refusal::Fault(status)
     } else if let Some(protocol) = &head.protocol {
-        if protocol.trim().is_empty() { Refusal::EmptyProtocol } else { Refusal::Bad }
+        if protocol.trim().is_empty() { Refusal::Crash } else { Refusal::Bad }
+    } else if let Err(refusal) = authorize(head, cluster) {
+        refusal
     } else if cluster.is_full_for(peer.ip()) {
         Refusal::TooMany
     } else if head.http_1_0 {
@@ -164,12 +178,28 @@ fn answer(head: &Head, cluster: &Cluster, peer: SocketAddr) -> Answer {
             head.version.as_deref().is_some_and(|version| ["7", "8", "13"].contains(&version.trim()));
         match &head.key {
             Some(key) if version => {
-                return Answer::Upgrade { accept: derive_accept_key(key.trim().as_bytes()) };
+                let account = authorize(head, cluster).unwrap_or_default();
+                return Answer::Upgrade { accept: derive_accept_key(key.trim().as_bytes()), account };
             }
             _ => Refusal::Bad,
         }
     };
     Answer::Refuse(refusal)
+}
+
+/// What an `Authorization` in the upgrade does: nothing but on K5, where it logs in or refuses (G12).
+fn authorize(head: &Head, cluster: &Cluster) -> Result<Option<AccountId>, Refusal> {
+    let Some(authorization) =
+        head.authorization.as_deref().filter(|_| cluster.settings.flavour == Flavour::K5)
+    else {
+        return Ok(None);
+    };
+    let (scheme, value) = authorization.trim().split_once(' ').ok_or(Refusal::Crash)?;
+    match scheme.to_ascii_lowercase().as_str() {
+        "bearer" => cluster.authenticate(value.trim()).map(Some).ok_or(Refusal::Forbidden),
+        "basic" => Err(Refusal::Forbidden),
+        _ => Err(Refusal::Crash),
+    }
 }
 
 /// Reads one head; what came behind it stays in `buffer`. `None` where the client closed.
@@ -215,6 +245,7 @@ fn parse(bytes: &[u8]) -> Option<(Head, usize)> {
         key: header("sec-websocket-key"),
         version: header("sec-websocket-version"),
         protocol: header("sec-websocket-protocol"),
+        authorization: header("authorization"),
         content_length: header("content-length").and_then(|value| value.trim().parse().ok()).unwrap_or(0),
     };
     Some((head, length))
@@ -259,7 +290,7 @@ mod tests {
         let request = "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n\
                        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
         let accept = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=".to_owned();
-        assert_eq!(answer_to(request), Answer::Upgrade { accept });
+        assert_eq!(answer_to(request), Answer::Upgrade { accept, account: None });
     }
 
     #[test]
@@ -270,7 +301,7 @@ mod tests {
             ("garbage\r\n\r\n", Refusal::Malformed),
             ("GET / HTTP/1.0\r\n\r\n", Refusal::TooOld),
             ("GET / HTTP/1.1\r\nHost: x\r\nSec-WebSocket-Protocol: chat\r\n\r\n", Refusal::Bad),
-            ("GET / HTTP/1.1\r\nHost: x\r\nSec-WebSocket-Protocol: \r\n\r\n", Refusal::EmptyProtocol),
+            ("GET / HTTP/1.1\r\nHost: x\r\nSec-WebSocket-Protocol: \r\n\r\n", Refusal::Crash),
         ] {
             assert_eq!(answer_to(request), Answer::Refuse(refusal), "{request}");
         }

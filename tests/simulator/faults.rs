@@ -34,7 +34,7 @@ fn settings() -> Settings {
 }
 
 fn simulator() -> Simulator {
-    Simulator::in_memory(settings()).unwrap()
+    Simulator::in_memory(settings())
 }
 
 async fn connect(sim: &Simulator) -> Socket {
@@ -438,7 +438,7 @@ async fn a_reader_that_stops_is_dropped_with_its_last_frame_torn() {
 
 #[tokio::test(start_paused = true)]
 async fn above_the_limit_events_and_replies_vanish_and_both_are_on_record() {
-    let sim = Simulator::in_memory(Settings { max_queued_messages: Some(Some(50)), ..settings() }).unwrap();
+    let sim = Simulator::in_memory(Settings { max_queued_messages: Some(Some(50)), ..settings() });
     let mut socket = ready(&sim, OBJECT).await;
     // A reader that keeps up loses nothing, whatever comes at once.
     for _ in 0..20 {
@@ -470,7 +470,7 @@ async fn above_the_limit_events_and_replies_vanish_and_both_are_on_record() {
 
 #[tokio::test(start_paused = true)]
 async fn nodes_count_for_themselves_and_events_come_to_all() {
-    let sim = Simulator::in_memory(Settings { nodes: 2, ..settings() }).unwrap();
+    let sim = Simulator::in_memory(Settings { nodes: 2, ..settings() });
     let (mut one, _two) = (ready(&sim, OBJECT).await, ready(&sim, OBJECT).await);
     assert_eq!(sim.publish(&device(&sim, "d")), Ok(2));
     sim.restart_listener(Some(0));
@@ -491,8 +491,7 @@ async fn the_month_turns_with_the_clock_in_the_servers_zone() {
         clock: Arc::new(TokioClock::starting_at(start)),
         time_zone: jiff::tz::TimeZone::get("Pacific/Honolulu").unwrap(),
         ..settings()
-    })
-    .unwrap();
+    });
     let mut socket = ready(&sim, "object.doc_created.fax").await;
     let fax = Event::document(&sim.accounts()[1], "doc_created", "fax", "f");
     assert_eq!(sim.publish(&fax), Ok(1));
