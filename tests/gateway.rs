@@ -12,6 +12,7 @@ mod gateway {
     mod connections;
     mod crowd;
     mod live;
+    mod many;
     mod outage;
     mod plain_ids;
     mod recorded;

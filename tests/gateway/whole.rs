@@ -74,7 +74,7 @@ impl Whole {
 }
 
 /// As one would configure it for this simulator, but with short intervals.
-fn config(sim: &Simulator) -> Config {
+pub fn config(sim: &Simulator) -> Config {
     Config {
         upstream: config::Upstream {
             crossbar_url: sim.crossbar_url(),
