@@ -119,7 +119,10 @@ impl Rounds {
 
     fn ratio(&self, mode: Mode, other: Mode) -> Option<Summary> {
         let (these, those) = (self.by_mode.get(&mode)?, self.by_mode.get(&other)?);
-        if mode == other {
+        // Congestion control costs or saves more than most servers differ by: unlike is not compared with unlike.
+        let congestion =
+            |measurements: &[Measurement]| measurements.first().and_then(|first| first.congestion.clone());
+        if mode == other || congestion(these).is_none() || congestion(these) != congestion(those) {
             return None;
         }
         let ratios: Vec<f64> = these
