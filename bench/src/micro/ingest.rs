@@ -20,7 +20,6 @@ use hawking::{
     clock::SystemClock,
     config,
     hub::Hub,
-    random::SystemRandom,
     upstream::{self, BoxedIo, Dial, Seams, Transport, TransportError},
 };
 use parking_lot::Mutex;
@@ -58,14 +57,10 @@ async fn take_in(events: u64) -> Result<u64> {
     };
     let hub = Arc::new(Hub::new(config::Hub::default(), Arc::new(SystemClock), || 1));
     let tap = Arc::new(Tap { remaining: AtomicU64::new(0), blocked: Mutex::new(None) });
-    let seams = Seams {
-        dial: Arc::new(Memory(tap.clone())),
-        transport: Arc::new(Login),
-        clock: Arc::new(SystemClock),
-        random: Arc::new(SystemRandom),
-    };
-    let stop = CancellationToken::new();
     let settings = Arc::new(config::Upstream::default());
+    let (dial, transport) = (Arc::new(Memory(tap.clone())), Arc::new(Login));
+    let seams = Seams { dial, transport, ..Seams::system(&settings)? };
+    let stop = CancellationToken::new();
     let upstream = tokio::spawn(upstream::run(settings, account, hub.clone(), seams, stop.clone()));
 
     let end = Instant::now() + WITHIN;
