@@ -8,6 +8,7 @@ mod simulator {
     pub mod expect;
     pub mod player;
     pub mod recording;
+    pub mod unseen;
     pub mod wire;
 
     mod conformance;

@@ -54,7 +54,7 @@ enum Module {
 /// What the listener listens to for a binding. Equal ones share a reference count (F37).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Listener {
-    /// A hook on an account's call events. K5 has none: there all calls come, always (G21).
+    /// A hook on an account's call events. K5 counts it, but there all calls come, always (G21).
     Hook { account: String, event: String },
     /// Topics of an AMQP exchange. `origin` keeps two listeners apart that ask for the same topic in different words: they
     /// are counted apart, but the topic is bound only once (G25).

@@ -111,6 +111,12 @@ impl Broker {
         }
     }
 
+    /// The reference counts.
+    pub fn counts(&self) -> Vec<(String, i64)> {
+        let shown = |(listener, count): (&Listener, &i64)| (format!("{listener:?}"), *count);
+        self.counts.iter().map(shown).collect()
+    }
+
     /// The listener restarts: it counts from nothing, and hears nothing until somebody subscribes (F45).
     pub fn forget_listeners(&mut self) {
         self.counts.clear();

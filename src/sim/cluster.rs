@@ -50,6 +50,7 @@ pub(super) struct Cluster {
     /// A day set by hand, instead of the clock's.
     day: Mutex<Option<Date>>,
     idle_timeout: watch::Sender<Duration>,
+    keep_alive: watch::Sender<Option<Duration>>,
     token_life: Mutex<Duration>,
     connections: AtomicU64,
     sessions_opened: AtomicU64,
@@ -107,6 +108,7 @@ impl Cluster {
             max_connections_per_ip: Mutex::new(settings.max_connections_per_ip),
             day: Mutex::new(None),
             idle_timeout: watch::channel(settings.idle_timeout).0,
+            keep_alive: watch::channel(settings.keep_client_alive).0,
             token_life: Mutex::new(settings.token_life),
             connections: AtomicU64::new(0),
             sessions_opened: AtomicU64::new(0),
@@ -251,6 +253,17 @@ impl Cluster {
         chosen.for_each(|(_, broker)| broker.lock().forget_listeners());
     }
 
+    /// The reference counts of all nodes.
+    pub fn counts(&self) -> Vec<(String, i64)> {
+        self.brokers.iter().flat_map(|broker| broker.lock().counts()).collect()
+    }
+
+    /// Blackhole stops: all that it knew is gone with its sessions.
+    pub fn stop_blackhole(&self) {
+        self.cut(None, true);
+        self.brokers.iter().for_each(|broker| *broker.lock() = Broker::new(self.settings.flavour));
+    }
+
     /// An unsubscribe by nobody's session: it lowers the counts on every node and touches no table (F37).
     pub fn foreign_unsubscribe(&self, account: &AccountId, binding: &str) {
         for resolved in bindings::resolve(binding, account.as_str(), self) {
@@ -320,6 +333,15 @@ impl Cluster {
 
     pub fn set_idle_timeout(&self, timeout: Duration) {
         self.idle_timeout.send_replace(timeout);
+    }
+
+    /// How often sessions are pinged.
+    pub fn keep_alive(&self) -> watch::Receiver<Option<Duration>> {
+        self.keep_alive.subscribe()
+    }
+
+    pub fn set_keep_alive(&self, interval: Option<Duration>) {
+        self.keep_alive.send_replace(interval);
     }
 
     pub fn token_life(&self) -> Duration {

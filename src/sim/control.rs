@@ -11,18 +11,21 @@
 //! | `/month` | `year`, `month`; none: today's | moves the server's date to the first of a month |
 //! | `/get_modb` | `account_id` | the account's databases |
 //! | `/config` | `key` `max_connections_per_ip`, `value`; none: no limit | sets it |
+//! |  | `key` `keep_client_alive`, `value` | K5: pings sessions once a minute (G14) |
 //! | `/module` | `module` `bh_ping`, `action` `start` or `stop` | loads it |
 //! | `/token` | `token`, `account_id` and `exp` in Unix seconds; without them: never good again | sets a token |
-//! | `/kill` | `reason` | `kill` ends all sessions, their bindings and counts left behind (F38); other reasons they survive |
+//! | `/kill` | `reason`, `session_id`; none: all | `kill` ends sessions, their bindings and counts left behind (F38); other reasons they survive |
 //! | `/app` | `action` `restart_listener_srv` | restarts the listener: deaf until somebody subscribes (F45) |
+//! |  | `action` `stop`, `stop_listener`, `start` or `restart` | stops and starts blackhole: it remembers nothing (F50) |
 //! | `/cut` | `connection`; none: all | cuts TCP without a close frame |
 //! | `/frame` | `text`, `connection`; none: all | sends a text frame as it is |
 //! | `/sessions` | | the open sessions |
+//! | `/counts` | | the reference counts |
 //! | `/record` | | the record |
 
 mod faults;
 
-use std::sync::Weak;
+use std::{sync::Weak, time::Duration};
 
 use axum::{
     Router,
@@ -42,7 +45,10 @@ use super::{
     json::Json,
     record::{Frame, Happening},
 };
-use crate::binding::AccountId;
+use crate::binding::{AccountId, Flavour};
+
+/// How often K5 pings where it does (G14).
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 /// A control verb failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -136,19 +142,16 @@ pub(super) fn run(simulator: &Simulator, path: &str, body: &Json) -> Result<Valu
             let account = account(body)?;
             Ok(json!({ "ok": true, "modb": month_db(&account, cluster.month()), "db": account_db(&account) }))
         }
-        "/config" => match body.str("key") {
-            Some("max_connections_per_ip") => {
-                cluster.set_max_connections_per_ip(number(body, "value")?);
-                Ok(json!({ "ok": true }))
-            }
-            _ => Err(bad("`key` can be `max_connections_per_ip`")),
-        },
+        "/config" => config(simulator, body),
         "/module" => match (body.str("module"), body.str("action")) {
-            (Some("bh_ping"), Some(action @ ("start" | "stop"))) => {
-                cluster.enable_ping(action == "start");
+            (Some(module), Some(action @ ("start" | "stop"))) => {
+                // Others are not simulated, and stay as they are.
+                if module == "bh_ping" {
+                    cluster.enable_ping(action == "start");
+                }
                 Ok(json!({ "ok": true, "result": "ok" }))
             }
-            _ => Err(bad("`module` can be `bh_ping`, `action` `start` or `stop`")),
+            _ => Err(bad("`action` can be `start` or `stop`")),
         },
         "/token" => {
             let token = body.str("token").ok_or_else(|| bad("`token` is missing"))?;
@@ -165,7 +168,11 @@ pub(super) fn run(simulator: &Simulator, path: &str, body: &Json) -> Result<Valu
         "/kill" => {
             // Cowboy's process traps exits: only an untrappable kill ends it.
             let killed = match body.str("reason") {
-                None | Some("kill") => cluster.cut(None, true),
+                None | Some("kill") => cluster.cut(session(cluster, body)?, true),
+                // K5's does not, so any reason but `normal` ends it (R5-84).
+                Some(reason) if cluster.settings.flavour == Flavour::K5 && reason != "normal" => {
+                    cluster.cut(session(cluster, body)?, true)
+                }
                 Some(_) => cluster.open_sessions(),
             };
             Ok(json!({ "ok": true, "killed": killed }))
@@ -177,13 +184,23 @@ pub(super) fn run(simulator: &Simulator, path: &str, body: &Json) -> Result<Valu
             }
             // Harmless: the sessions do not notice (F45).
             Some("restart_tracking") => Ok(json!({ "ok": true, "result": "true" })),
-            _ => Err(bad("`action` can be `restart_listener_srv` or `restart_tracking`")),
+            Some(action @ ("stop" | "stop_listener" | "start" | "restart")) => {
+                if action != "start" {
+                    simulator.run_blackhole(false);
+                }
+                if matches!(action, "start" | "restart") {
+                    simulator.run_blackhole(true);
+                }
+                Ok(json!({ "ok": true, "result": "ok" }))
+            }
+            _ => Err(bad("`action` is none of the known ones")),
         },
         "/cut" => Ok(json!({ "ok": true, "cut": cluster.cut(number(body, "connection")?, false) })),
         "/frame" => {
             let text = body.str("text").ok_or_else(|| bad("`text` is missing"))?;
             Ok(json!({ "ok": true, "sessions": cluster.inject(text, number(body, "connection")?) }))
         }
+        "/counts" => Ok(json!({ "ok": true, "counts": cluster.counts() })),
         "/sessions" => Ok(sessions(cluster)),
         "/record" => Ok(record(cluster)),
         other => {
@@ -191,6 +208,29 @@ pub(super) fn run(simulator: &Simulator, path: &str, body: &Json) -> Result<Valu
             answer.ok_or_else(|| ControlError::UnknownVerb(other.to_owned()))
         }
     }
+}
+
+/// The connection that `session_id` names; `None` where nothing does.
+fn session(cluster: &Cluster, body: &Json) -> Result<Option<u64>, ControlError> {
+    let Some(id) = body.str("session_id") else { return Ok(None) };
+    let found = cluster.sessions().into_iter().find(|session| session.peer.to_string() == id);
+    found.map(|session| Some(session.connection)).ok_or_else(|| bad("there is no such session"))
+}
+
+fn config(simulator: &Simulator, body: &Json) -> Result<Value, ControlError> {
+    let cluster = &simulator.inner.cluster;
+    match body.str("key") {
+        Some("max_connections_per_ip") => cluster.set_max_connections_per_ip(number(body, "value")?),
+        Some("keep_client_alive") => {
+            let on = matches!(body.get("value"), Some(Json::Bool(true)));
+            cluster.set_keep_alive(on.then_some(KEEP_ALIVE));
+        }
+        Some("auth_tuple") => simulator.crash_on_authorization(body.str("value") == Some("reject")),
+        // Where K5's action `api` goes: nowhere.
+        Some("bh_api_url" | "delay_ms") => {}
+        _ => return Err(bad("`key` is none of the known ones")),
+    }
+    Ok(json!({ "ok": true }))
 }
 
 fn repeat(cluster: &Cluster, body: &Json, event: &Event) -> Result<Value, ControlError> {

@@ -46,6 +46,10 @@ enum Api {
     PresenceUpdate,
     PresenceDialog,
     PresenceMwi,
+    /// Published under this key as it is.
+    Raw {
+        routing_key: String,
+    },
     /// Put into the dispatcher under this key, past the broker.
     Direct {
         routing_key: String,
@@ -217,6 +221,18 @@ impl Event {
         Self::new(Api::PresenceMwi, headers("ecallmgr", "presence", "mwi_update"), fields)
     }
 
+    /// A stream of a call begins (`start`) or ends (`stop`): K5 alone (G18).
+    pub fn stream(account: &AccountSpec, event: &str, call_id: &str) -> Self {
+        let routing_key = format!("pivot.stream.{event}.{}.{}", account.id, encoding::encode(call_id));
+        let fields = json!({
+            "Account-ID": account.id.as_str(),
+            "Call-ID": call_id,
+            "Stream-ID": "s1",
+            "Stream-Name": "n1",
+        });
+        Self::new(Api::Raw { routing_key }, headers("pivot", "pivot", &format!("stream_{event}")), fields)
+    }
+
     /// Sets a field of the payload, by its name before it is normalised (`Hangup-Cause`), or takes it away with `null`.
     /// Without `Msg-ID` the event is given one when it is published, and a new one each time; likewise `Timestamp` for calls
     /// and the dates of documents.
@@ -236,10 +252,11 @@ impl Event {
         let Some(Json::Object(payload)) = body.get("event") else {
             return Err(missing("event"));
         };
-        let api = if let Some(routing_key) = body.str("routing_key") {
-            Api::Direct { routing_key: routing_key.into() }
+        let api = if body.get("api").is_none() && body.get("routing_key").is_some() {
+            Api::Direct { routing_key: text("routing_key")? }
         } else {
             match text("api")?.as_str() {
+                "raw" => Api::Raw { routing_key: text("routing_key")? },
                 "call_event" => Api::Call,
                 "doc_update" => Api::Document {
                     action: format!("doc_{}", text("action")?.trim_start_matches("doc_")),

@@ -71,6 +71,8 @@ struct State {
     duplicate: f64,
     refuse_upgrades: Option<u16>,
     refuse_tokens: bool,
+    /// A token in the upgrade crashes the handler, as with the core of Kazoo 4 under it (G12).
+    authorization_crashes: bool,
     crossbar: Option<CrossbarFault>,
 }
 
@@ -147,6 +149,10 @@ impl Faults {
         self.state.lock().refuse_tokens
     }
 
+    pub fn authorization_crashes(&self) -> bool {
+        self.state.lock().authorization_crashes
+    }
+
     /// What is wrong with a request to Crossbar.
     pub fn of_crossbar(&self, path: &str) -> Option<CrossbarFault> {
         self.state.lock().crossbar.clone().filter(|fault| path.starts_with(&fault.path))
@@ -161,6 +167,11 @@ impl Simulator {
 
     fn set(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.cluster().faults.state.lock());
+    }
+
+    /// A token in the upgrade crashes K5's handler (G12): for the recordings alone.
+    pub(super) fn crash_on_authorization(&self, crash: bool) {
+        self.set(|state| state.authorization_crashes = crash);
     }
 
     /// Restarts blackhole's listener: counts and what it listened to are gone, sessions notice nothing, and everything is
@@ -252,6 +263,15 @@ impl Simulator {
     /// What connections to Crossbar are met with.
     pub fn crossbar_door(&self, door: Door) {
         self.cluster().faults.crossbar_door.send_replace(door);
+    }
+
+    /// Blackhole stops (`false`), as by SIGTERM or SIGKILL: TCP ends without a close frame, connections are refused, and when
+    /// it runs again (`true`) it remembers nothing (F50, G35).
+    pub fn run_blackhole(&self, runs: bool) {
+        if !runs {
+            self.cluster().stop_blackhole();
+        }
+        self.blackhole_door(if runs { Door::Open } else { Door::Closed });
     }
 
     /// Blackhole takes no token of anybody who is not authenticated yet.

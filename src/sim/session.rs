@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _, poll};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
@@ -107,11 +108,14 @@ impl<S: Io> Session<S> {
     async fn live(&mut self) -> Ending {
         let mut silent_since = Instant::now();
         let mut idle_timeout = self.cluster.idle_timeout();
+        let mut keep_alive = self.cluster.keep_alive();
+        let mut pinged = Instant::now();
         let mut written = 0;
         loop {
             let idle_at = silent_since + *idle_timeout.borrow_and_update();
             let late = self.late.front().map(|(at, _)| *at);
             let frozen = self.outbox.is_frozen();
+            let ping_at = keep_alive.borrow_and_update().map(|interval| pinged + interval);
             // What is queued goes out before the next request is looked at, as in the real one, where both are messages to
             // one process. (So a client that asks after an event was published gets the event first.)
             tokio::select! {
@@ -119,7 +123,7 @@ impl<S: Io> Session<S> {
                 () = self.cut.cancelled() => return Ending::Cut,
                 errand = self.outbox.next() => match errand {
                     Errand::Write(text) => {
-                        if let Err(ending) = self.write(text).await {
+                        if let Err(ending) = self.write(Message::Text(text)).await {
                             return ending;
                         }
                         written += 1;
@@ -143,18 +147,28 @@ impl<S: Io> Session<S> {
                     }
                 }
                 _ = idle_timeout.changed() => {}
+                _ = keep_alive.changed() => {}
+                () = sleep_until(ping_at.unwrap_or(idle_at)), if ping_at.is_some() && !frozen => {
+                    pinged = Instant::now();
+                    if let Err(ending) = self.write(Message::Ping(Bytes::new())).await {
+                        return ending;
+                    }
+                }
                 () = sleep_until(idle_at), if !frozen => return Ending::Server(1000),
             }
         }
     }
 
-    /// Writes a text to the socket; waits where it takes no more.
-    async fn write(&mut self, text: Utf8Bytes) -> Result<(), Ending> {
-        let frame = || Frame::Text(text.clone());
+    /// Writes a text or a ping to the socket; waits where it takes no more.
+    async fn write(&mut self, message: Message) -> Result<(), Ending> {
+        let frame = || match &message {
+            Message::Text(text) => Frame::Text(text.clone()),
+            other => Frame::Ping(other.clone().into_data()),
+        };
         let lost = |loss| Happening::Lost(frame(), loss);
         let written = {
             // The scheduler's patience must not be taken for the socket's.
-            let write = tokio::task::unconstrained(self.socket.send(Message::Text(text.clone())));
+            let write = tokio::task::unconstrained(self.socket.send(message.clone()));
             tokio::pin!(write);
             match poll!(write.as_mut()) {
                 std::task::Poll::Ready(written) => Ok(written),

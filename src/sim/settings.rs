@@ -49,6 +49,9 @@ pub struct Settings {
     pub request_timeout: Duration,
     /// A session whose client sends nothing for so long is closed with 1000 (F8: one hour).
     pub idle_timeout: Duration,
+    /// How often a session is pinged: K5's `keep_client_alive`, once a minute where it is on (G14). Unset: never, as on a fresh
+    /// Kazoo.
+    pub keep_client_alive: Option<Duration>,
     /// A session that takes nothing for so long is dropped, its last frame cut in the middle. Unset: as long as the flavour
     /// waits (F47: K4 30 s, 4.3 and K5 5 s).
     pub send_timeout: Option<Duration>,
@@ -82,6 +85,7 @@ impl Default for Settings {
             max_connections_per_ip: None,
             request_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(3600),
+            keep_client_alive: None,
             send_timeout: None,
             max_queued_messages: None,
             send_buffer: 256 << 10,

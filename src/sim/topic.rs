@@ -25,8 +25,9 @@ pub(super) fn blackhole(one: &str, other: &str) -> bool {
     one_way(&one, &other) || one_way(&other, &one)
 }
 
-/// One direction of [`blackhole`]. Not quite AMQP: `*` on the right matches any word on the left, and after `#` the first
-/// word that fits is taken, with a second try only where that word comes again.
+/// One direction of [`blackhole`]. Not quite AMQP: `*` on the right matches any word on the left; after `#` the first
+/// word that fits is taken, with a second try only where that word comes again; and a `#` behind another wildcard matches no
+/// word (R59, R5-75).
 fn one_way(left: &[&str], right: &[&str]) -> bool {
     match (left, right) {
         ([], []) | (["#"], []) => true,
@@ -34,6 +35,7 @@ fn one_way(left: &[&str], right: &[&str]) -> bool {
         (["#", "*"], [_]) => true,
         (["#", rest @ ..], []) => one_way(rest, &[]),
         ([], _) | (_, [] | [""]) => false,
+        (["#" | "*", "#", ..], [_, ..]) => false,
         (["*", left @ ..], [_, right @ ..]) | ([_, left @ ..], ["*", right @ ..]) => one_way(left, right),
         (["#", word, rest @ ..], [first, right @ ..]) if word == first => {
             if one_way(rest, right) {
@@ -75,6 +77,8 @@ mod tests {
         assert!(blackhole("#", "unsubscribe"));
         assert!(!blackhole("*", "foo.bar"), "a dotted action escapes authentication (R12)");
         assert!(blackhole("conference.event.*.A.#.*", "conference.event.add-member.A.conf.call"));
+        assert!(!blackhole("conference.event.*.A.#.#", "conference.event.add-member.A.conf.call"));
+        assert!(!blackhole("conference.event.*.*.#.*", "conference.event.add-member.A.conf.call"));
         assert!(!blackhole("subscribe", ""));
     }
 }

@@ -141,16 +141,16 @@ impl Refusal {
                 "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n".into()
             }
             Refusal::TooOld => {
-                format!("HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n{stamp}\r\n")
+                format!("HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n{own}\r\n")
             }
-            Refusal::Bad => format!("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n{stamp}\r\n"),
+            Refusal::Bad => format!("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n{own}\r\n"),
             Refusal::Crash => "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n".into(),
             Refusal::TooMany => format!("HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n{own}\r\n"),
             Refusal::Forbidden => format!("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n{own}\r\n"),
-            Refusal::Fault(status) => format!("HTTP/1.1 {status} Fault\r\ncontent-length: 0\r\n{stamp}\r\n"),
+            Refusal::Fault(status) => format!("HTTP/1.1 {status} Fault\r\ncontent-length: 0\r\n\r\n"),
             Refusal::UpgradeRequired => format!(
                 "HTTP/1.1 426 Upgrade Required\r\nconnection: upgrade\r\ncontent-length: 0\r\n{stamp}\
-                 upgrade: websocket\r\n\r\n"
+                 upgrade: websocket\r\n{vary}\r\n"
             ),
         }
     }
@@ -194,6 +194,9 @@ fn authorize(head: &Head, cluster: &Cluster) -> Result<Option<AccountId>, Refusa
     else {
         return Ok(None);
     };
+    if cluster.faults.authorization_crashes() {
+        return Err(Refusal::Fault(500));
+    }
     let (scheme, value) = authorization.trim().split_once(' ').ok_or(Refusal::Crash)?;
     match scheme.to_ascii_lowercase().as_str() {
         "bearer" => cluster.authenticate(value.trim()).map(Some).ok_or(Refusal::Forbidden),

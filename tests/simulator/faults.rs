@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use hawking::{
-    binding::AccountId,
+    binding::{AccountId, Flavour},
     clock::TokioClock,
     random::SeededRandom,
     sim::{CrossbarFault, Door, Ending, Event, Frame, Happening, Loss, ReplyLoss, Settings, Simulator},
@@ -409,9 +409,9 @@ async fn tokens_expire_and_are_refused() {
     sim.shutdown().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_reader_that_stops_is_dropped_with_its_last_frame_torn() {
-    let sim = simulator();
+/// R34: nothing is read, until the server has had enough.
+async fn a_reader_stops(flavour: Flavour, patience: u64) {
+    let sim = Simulator::in_memory(Settings { flavour, ..settings() });
     let mut socket = ready(&sim, OBJECT).await;
     let start = Instant::now();
     let bulky = "x".repeat(4000);
@@ -422,17 +422,61 @@ async fn a_reader_that_stops_is_dropped_with_its_last_frame_torn() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(endings(&sim), [Ending::Slow]);
-    assert!((30..32).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    assert!((patience..patience + 2).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
     assert_eq!(sim.connections(), 0);
+
+    // No close frame: a part of a frame, then the end.
     let mut came = 0;
-    while let Some(Came::Text(_)) = socket.next().await {
-        came += 1;
+    let mut last = None;
+    while let Some(next) = socket.next().await {
+        came += usize::from(matches!(next, Came::Text(_)));
+        last = Some(next);
+        if last == Some(Came::End) {
+            break;
+        }
     }
+    assert_eq!(last, Some(Came::End));
     let is_sent_event = |what: &Happening| matches!(what, Happening::Sent(Frame::Text(text)) if text.contains(r#""action":"event""#));
     let sent = sim.record().iter().filter(|exchange| is_sent_event(&exchange.what)).count();
     assert_eq!(came, sent, "the record knows what came");
-    assert_eq!((lost(&sim, Loss::Torn), lost(&sim, Loss::Unsent)), (1, 2000 - sent - 1));
-    assert!(sim.queue_peak() >= 1000, "K4 has no limit");
+    let by = |why| lost(&sim, why);
+    assert_eq!(by(Loss::Torn), 1);
+    assert_eq!(by(Loss::Unsent) + by(Loss::Queue), 2000 - sent - 1);
+    let limited = flavour != Flavour::K4;
+    assert_eq!(
+        (by(Loss::Unsent), sim.queue_peak()),
+        if limited { (50, 50) } else { (1999 - sent, 1999 - sent) }
+    );
+    sim.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_stops_is_dropped_with_its_last_frame_torn() {
+    a_reader_stops(Flavour::K4, 30).await;
+    a_reader_stops(Flavour::V4_3, 5).await;
+    a_reader_stops(Flavour::K5, 5).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn k5_pings_where_it_is_told_to() {
+    // R5-87: it does not act on a missing pong, only on silence.
+    let sim = Simulator::in_memory(Settings { flavour: Flavour::K5, ..settings() });
+    let mut socket = ready(&sim, OBJECT).await;
+    sim.control("/config", json!({ "key": "keep_client_alive", "value": true })).unwrap();
+    sim.idle_timeout(Duration::from_secs(150));
+    let start = Instant::now();
+    let next = async |socket: &mut Socket| loop {
+        if let Some(came) = socket.next().await {
+            break came;
+        }
+    };
+    for minute in 1..5 {
+        // Answered by the client, so it stays.
+        assert_eq!(next(&mut socket).await, Came::Ping(Vec::new()));
+        assert_eq!(start.elapsed().as_secs(), 60 * minute);
+    }
+    sim.control("/config", json!({ "key": "keep_client_alive" })).unwrap();
+    assert_eq!(next(&mut socket).await, Came::Close(Some(1000)));
     sim.shutdown().await;
 }
 

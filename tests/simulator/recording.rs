@@ -2,6 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
+use hawking::binding::Flavour;
 use serde::Deserialize;
 
 /// One line.
@@ -26,6 +27,11 @@ impl Line {
         )
     }
 
+    /// Whether it is an event that came.
+    pub fn is_event(&self) -> bool {
+        self.dir == "recv" && self.text.starts_with(r#"{"action":"event""#)
+    }
+
     /// Whether it says what is seen.
     pub fn expects(&self) -> bool {
         // `open` and `http` do and see.
@@ -33,9 +39,28 @@ impl Line {
     }
 }
 
+/// The folder of a flavour's recordings.
+fn folder(flavour: Flavour) -> PathBuf {
+    let name = match flavour {
+        Flavour::K4 => "master",
+        Flavour::V4_3 => "4.3",
+        Flavour::K5 => "5",
+    };
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/recordings").join(name)
+}
+
+/// The numbers of the recordings that there are.
+pub fn numbers(flavour: Flavour) -> Vec<String> {
+    let files = fs::read_dir(folder(flavour)).unwrap().map(|entry| entry.unwrap().file_name());
+    let number = |name: &str| name.split_once('-').unwrap().0.to_owned();
+    let mut numbers: Vec<String> = files.map(|name| number(name.to_str().unwrap())).collect();
+    numbers.sort();
+    numbers
+}
+
 /// Reads the recording with this number.
-pub fn read(number: &str) -> Vec<Line> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/recordings/master");
+pub fn read(flavour: Flavour, number: &str) -> Vec<Line> {
+    let folder = folder(flavour);
     let file = fs::read_dir(&folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())

@@ -27,6 +27,8 @@ pub struct Socket {
 pub enum Came {
     /// A text frame.
     Text(String),
+    /// A ping: K5 alone, where `keep_client_alive` is on.
+    Ping(Vec<u8>),
     /// A pong.
     Pong(Vec<u8>),
     /// A close frame with its code.
@@ -91,11 +93,12 @@ impl Socket {
         self.inner.close(Some(frame)).await.unwrap();
     }
 
-    /// What comes next; `None` where nothing does. Binary frames and pings never come from blackhole, so they panic.
+    /// What comes next; `None` where nothing does. Binary frames never come from blackhole, so they panic.
     pub async fn next(&mut self) -> Option<Came> {
         let next = timeout(PATIENCE, self.inner.next()).await.ok()?;
         Some(match next {
             Some(Ok(Message::Text(text))) => Came::Text(text.as_str().to_owned()),
+            Some(Ok(Message::Ping(bytes))) => Came::Ping(bytes.to_vec()),
             Some(Ok(Message::Pong(bytes))) => Came::Pong(bytes.to_vec()),
             Some(Ok(Message::Close(frame))) => Came::Close(frame.map(|frame| frame.code.into())),
             Some(Ok(other)) => panic!("the server sent {other:?}"),

@@ -31,10 +31,7 @@ impl Module {
                 Some(Resolved {
                     requested: name("call"),
                     keys: events.iter().map(|event| format!("call.{account}.{event}.{call_id}")).collect(),
-                    listeners: match flavour {
-                        Flavour::K5 => Vec::new(),
-                        Flavour::K4 | Flavour::V4_3 => events.iter().map(hook).collect(),
-                    },
+                    listeners: events.iter().map(hook).collect(),
                 })
             }
             (Module::Conference, ["command", _]) => {

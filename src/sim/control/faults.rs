@@ -17,7 +17,7 @@
 //! | `/refuse_tokens` | `on` | [`Simulator::refuse_tokens`] |
 //! | `/token_life` | `seconds` | [`Simulator::token_life`] |
 //! | `/crossbar` | `path`, `delay_ms`, `status`, `hangs`; none: no more | [`Simulator::crossbar_fault`] |
-//! | `/idle_timeout` | `ms`; none: as it was | [`Simulator::idle_timeout`] |
+//! | `/idle_timeout` | `ms`, for pings `keep_alive_ms`; none: as it was | [`Simulator::idle_timeout`] |
 //! | `/heal` | | [`Simulator::heal`] |
 
 use std::time::Duration;
@@ -77,6 +77,12 @@ pub(super) fn run(sim: &Simulator, path: &str, body: &Json) -> Result<Option<Val
         "/idle_timeout" => {
             let timeout = number(body, "ms")?.map(Duration::from_millis);
             sim.idle_timeout(timeout.unwrap_or(sim.inner.cluster.settings.idle_timeout));
+            if let Some(interval) = number(body, "keep_alive_ms")? {
+                sim.inner.cluster.set_keep_alive(Some(Duration::from_millis(interval)));
+            }
+            let shown =
+                timeout.map_or("?MILLISECONDS_IN_HOUR".into(), |timeout| timeout.as_millis().to_string());
+            return Ok(Some(json!({ "ok": true, "idle_timeout": shown })));
         }
         "/heal" => sim.heal(),
         _ => return Ok(None),

@@ -65,7 +65,8 @@ impl Event {
 
         let mut fields = self.payload.clone();
         let lacks = |fields: &Object, key: &str| !fields.iter().any(|(name, _)| name == key);
-        if !matches!(self.api, Api::Direct { .. }) && lacks(&fields, "Msg-ID") {
+        let has_id = !lacks(&fields, "Msg-ID") || !lacks(&fields, "msg_id");
+        if !matches!(self.api, Api::Direct { .. }) && !has_id {
             fields.push(("Msg-ID".to_owned(), moment.message_id.into()));
         }
         let mut fill = |key: &str, value: Json| {
@@ -77,6 +78,16 @@ impl Event {
 
         let (route, routing_key) = match &self.api {
             Api::Direct { routing_key } => (Route::Direct, routing_key.clone()),
+            Api::Raw { routing_key } => {
+                let mut words = routing_key.split('.');
+                let route = match (words.next(), words.next(), words.next()) {
+                    (Some("call"), Some(account), Some(event)) => {
+                        Route::Hook { account: account.into(), event: event.into() }
+                    }
+                    _ => Route::Amqp,
+                };
+                (route, routing_key.clone())
+            }
             Api::Call => {
                 fill("Timestamp", now);
                 let Some(account) = account_of(&payload) else {
@@ -145,7 +156,8 @@ impl Event {
         };
 
         // What a message builder has not touched comes in the order in which it was given.
-        let untouched = matches!(self.api, Api::Direct { .. } | Api::ConferenceCommand { .. });
+        let untouched =
+            matches!(self.api, Api::Direct { .. } | Api::Raw { .. } | Api::ConferenceCommand { .. });
         if !untouched {
             let call = matches!(self.api, Api::Call);
             let rank = |key: &str| match DEFAULT_HEADERS.iter().position(|header| *header == key) {
@@ -156,7 +168,7 @@ impl Event {
             fields.sort_by_key(|(key, _)| rank(key));
             fields.reverse();
         }
-        let name = payload.str("Event-Name").map(str::to_owned);
+        let name = payload.str("Event-Name").or_else(|| payload.str("event_name")).map(str::to_owned);
         fields.retain(|(key, _)| !TRANSPORT_HEADERS.contains(&key.as_str()));
         Ok(Some(Publication { route, routing_key, name, data: normalise(&Json::Object(fields)) }))
     }
