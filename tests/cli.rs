@@ -9,6 +9,8 @@ mod config;
 mod demo;
 #[path = "cli/process.rs"]
 mod process;
+#[path = "cli/secrets.rs"]
+mod secrets;
 #[path = "cli/tail.rs"]
 mod tail;
 

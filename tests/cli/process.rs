@@ -48,6 +48,12 @@ impl Running {
         (status.code(), self.stdout.rest(), self.stderr.rest())
     }
 
+    /// Waits for the end: exit code, and all that it ever said.
+    pub fn end_with_everything(mut self) -> (Option<i32>, String) {
+        let status = self.wait();
+        (status.code(), self.stdout.all() + &self.stderr.all())
+    }
+
     /// Closes our end of its standard output, as `head` does when it has seen enough.
     pub fn stop_reading(&mut self) {
         self.stdout.close();
@@ -112,6 +118,11 @@ impl Lines {
 
     fn rest(&mut self) -> String {
         self.lines.take().into_iter().flatten().map(|line| line + "\n").collect()
+    }
+
+    fn all(&mut self) -> String {
+        let seen: String = self.seen.drain(..).map(|line| line + "\n").collect();
+        seen + &self.rest()
     }
 
     fn close(&mut self) {
