@@ -7,6 +7,8 @@
 mod config;
 #[path = "cli/demo.rs"]
 mod demo;
+#[path = "cli/mistyped.rs"]
+mod mistyped;
 #[path = "cli/process.rs"]
 mod process;
 #[path = "cli/secrets.rs"]

@@ -265,8 +265,9 @@ fn missing(reader: &mut Reader<'_, '_>, node: &Node, key: &str, expected: &str) 
 }
 
 fn conflict(reader: &mut Reader<'_, '_>, node: &Node, key: &str, reason: String) {
+    let place = reader.place_of(key).unwrap_or(&node.place).clone();
     let key = reader.key(key);
-    reader.session().fail(node.place.clone(), key, Problem::Conflict { reason });
+    reader.session().fail(place, key, Problem::Conflict { reason });
 }
 
 /// Exactly one way to log in, complete. What is set but was refused counts as there, so that it is reported once.
@@ -341,8 +342,9 @@ fn credentials(reader: &mut Reader<'_, '_>, node: &Node, draft: &Draft) -> Optio
             found: "a text with other characters than hexadecimal digits (not shown)".to_owned(),
             expected: "the hash of username:password in hexadecimal".to_owned(),
         };
+        let place = reader.place_of("credentials_hash").unwrap_or(&node.place).clone();
         let key = reader.key("credentials_hash");
-        reader.session().fail(node.place.clone(), key, problem);
+        reader.session().fail(place, key, problem);
         return None;
     }
     Some(Credentials::Hash { credentials, method, realm })

@@ -192,9 +192,16 @@ impl<'s, 'a> Reader<'s, 'a> {
 
     /// Whether anything under `key`, in any spelling of a secret, is set or was refused.
     pub(super) fn mentions(&self, key: &str) -> bool {
-        self.table.is_some_and(|table| {
-            ["", "_file", "_env"].iter().any(|suffix| table.contains_key(&format!("{key}{suffix}")))
-        })
+        self.place_of(key).is_some()
+    }
+
+    /// Where `key`, in any spelling of a secret, was set.
+    pub(super) fn place_of(&self, key: &str) -> Option<&'s Place> {
+        let table = self.table?;
+        ["", "_file", "_env"]
+            .iter()
+            .find_map(|suffix| table.get(&format!("{key}{suffix}")))
+            .map(|node| &node.place)
     }
 }
 

@@ -56,7 +56,7 @@ fn sha(username: &str, password: &str) -> String {
 }
 
 /// The looks that a text can take on its way into a log or a message.
-fn forms(secret: &str) -> BTreeSet<String> {
+pub fn forms(secret: &str) -> BTreeSet<String> {
     let quoted = serde_json::to_string(secret).unwrap();
     let debug = format!("{secret:?}");
     let form: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
@@ -87,7 +87,7 @@ fn forms(secret: &str) -> BTreeSet<String> {
 }
 
 /// Which of the secrets are in the text, and in which form.
-fn leaks(text: &str, secrets: &BTreeSet<String>) -> Vec<String> {
+pub fn leaks(text: &str, secrets: &BTreeSet<String>) -> Vec<String> {
     let found = |secret: &String| {
         let forms = forms(secret).into_iter().filter(|form| text.contains(form.as_str()));
         forms.map(|form| format!("{secret} as {form}")).collect::<Vec<_>>()
