@@ -127,7 +127,7 @@ fn what_is_in_force_shows_no_secret() {
     for account in [
         format!("api_key = \"{SECRET}\""),
         format!("username = \"a\"\naccount_realm = \"b\"\npassword = \"{SECRET}\""),
-        format!("username = \"a\"\naccount_realm = \"b\"\npassword_env = \"PASSWORD\""),
+        "username = \"a\"\naccount_realm = \"b\"\npassword_env = \"PASSWORD\"".to_owned(),
     ] {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("hawking.toml");

@@ -175,6 +175,8 @@ fn filters_narrow_and_bounds_stop() {
 #[test]
 fn what_the_server_refuses_is_explained_and_the_exit_code_is_2() {
     let place = Place::new();
+    // Without it nobody would know yet whether the account is one below those that are configured.
+    let _sim = place.sim();
     let _serve = place.serve();
     let (code, stdout, stderr) = run(&mut place.tail(&["call.*.*", "call.CHANNEL_CRATE.*"]));
     assert_eq!((code, stdout.as_str()), (2, ""));

@@ -336,7 +336,7 @@ async fn a_turn_of_the_month_is_a_gap_for_what_is_filed_by_month_alone() {
     assert_eq!(texts(opened), bindings[1..]);
     assert_eq!(reports.len(), 2, "the users go on");
     let late_opened = gaps(&drain(&mut late));
-    assert_eq!(late_opened, [opened.clone()], "the same for one who comes later");
+    assert_eq!(late_opened, std::slice::from_ref(opened), "the same for one who comes later");
 
     // Cut while it lasts: that is a gap for the users, and the same old one for the others.
     let cut = bench.lose_all(bench.now());
