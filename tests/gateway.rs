@@ -11,6 +11,7 @@ mod gateway {
     mod classic;
     mod connections;
     mod crowd;
+    mod descendants;
     mod live;
     mod many;
     mod outage;

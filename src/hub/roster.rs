@@ -83,10 +83,10 @@ pub struct BranchOrders {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Told {
     /// It has not, and may yet.
-    #[default]
     NotYet,
     Yes,
-    /// It has not, and will not: the credentials are refused, or it is turned off.
+    /// It has not, and will not: nobody said that it would, or the credentials are refused.
+    #[default]
     Never,
 }
 
@@ -318,6 +318,17 @@ impl Hub {
         }
     }
 
+    /// The upstream of a configured account will tell its descendants: until then, who is not known may be one.
+    pub fn will_tell(&self, branch: AccountId) {
+        let mut roster = self.roster.lock();
+        roster.branch(branch);
+        if let Some(branch) = roster.branches.get_mut(&branch)
+            && branch.told == Told::Never
+        {
+            branch.told = Told::NotYet;
+        }
+    }
+
     /// What the upstream of a configured account has to do for its descendants.
     pub fn orders(&self, branch: AccountId) -> BranchOrders {
         let mut roster = self.roster.lock();
@@ -352,10 +363,8 @@ impl Hub {
     pub fn cannot_tell(&self, branch: AccountId, request: u64, is_final: bool) {
         if let Some(branch) = self.roster.lock().branches.get_mut(&branch) {
             branch.answered = branch.answered.max(request);
-            match (branch.told, is_final) {
-                (Told::NotYet, true) => branch.told = Told::Never,
-                (Told::Never, false) => branch.told = Told::NotYet,
-                _ => {}
+            if branch.told != Told::Yes {
+                branch.told = if is_final { Told::Never } else { Told::NotYet };
             }
         }
         self.roster_changes.send_replace(());

@@ -43,10 +43,7 @@ pub async fn run(
     let span = info_span!("upstream", account = %account.id);
     let descendants = match settings.descendants {
         true => Some(Descendants::new(hub, account.id, settings.descendants_interval)),
-        false => {
-            hub.cannot_tell(account.id, 0, true);
-            None
-        }
+        false => None,
     };
     let mut keeper = Keeper::new(&settings, account, log.clone(), seams);
     keeper.descendants = descendants;

@@ -51,6 +51,7 @@ pub(super) struct Asking<'a> {
 impl Descendants {
     /// Those below `own`.
     pub fn new(hub: Arc<Hub>, own: AccountId, interval: Duration) -> Self {
+        hub.will_tell(own);
         let interest = hub.orders(own).interest;
         Self { hub, own, interval, interest, due: Mutex::new(Instant::now()) }
     }

@@ -68,6 +68,9 @@ impl Gateway {
         // is taken for another's descendant.
         for account in &config.accounts {
             hub.add(account.id, account.id, account.always_on.clone());
+            if upstream.descendants {
+                hub.will_tell(account.id);
+            }
         }
         // They queue for the upstream: not in the same order each time, and in each replica.
         let mut in_any_order = config.accounts;

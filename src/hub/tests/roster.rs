@@ -28,6 +28,7 @@ fn hub<const N: usize>(configured: [u8; N]) -> (Hub, [BranchOrders; N]) {
     bench.hub.remove(&account_id());
     for digit in configured {
         bench.hub.add(id(digit), id(digit), Vec::new());
+        bench.hub.will_tell(id(digit));
     }
     let orders = configured.map(|digit| bench.hub.orders(id(digit)));
     (bench.hub, orders)
