@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use url::Url;
 
 use super::{
-    form::{BLACKHOLE, CROSSBAR, FilePath, Flag, Optional, Set, Share, Text, count, span, timeout},
+    form::{BLACKHOLE, CROSSBAR, FilePath, Flag, Optional, Set, Share, Text, bytes, count, span, timeout},
     reader::Checks,
     settings::settings,
 };
@@ -58,6 +58,13 @@ settings! {
         /// How often Crossbar is asked for the descendants of each configured account. One that Crossbar does not tell of
         /// twice in a row has gone: its streams end with NOT_FOUND.
         descendants_interval: Duration = Duration::from_mins(5), as span(Duration::from_millis(10), DAY);
+        /// Every binding that is held is subscribed to again once in so long: nothing else heals an upstream that has gone
+        /// silent. Longer where the budgets below do not allow it.
+        refresh_interval: Duration = Duration::from_mins(5), as span(Duration::from_secs(1), DAY);
+        /// The share of hawking's own rate of commands that refreshes may take.
+        refresh_share: f64 = 0.25, as Share;
+        /// What the replies to one session's refreshes may come to each second: each lists all that the session holds.
+        refresh_bytes_per_second: usize = 256 << 10, as bytes(1 << 10, 1 << 30);
         /// The kinds of binding that cross tenants and are off unless they are named here: "conference.command", whose
         /// events name no account.
         opt_in: OptIn = OptIn::default(), as KINDS;

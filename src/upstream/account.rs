@@ -14,18 +14,20 @@ use url::Url;
 use crate::{
     binding::Flavour,
     config,
-    hub::{Hub, Interest, UpstreamChange, UpstreamState},
+    hub::{GapReason, Hub, Interest, UpstreamChange, UpstreamState},
 };
 
 use super::{
     Seams,
     backoff::Backoff,
+    close::{CloseCause, Ended},
     connector::{BoxedIo, ConnectError, Connector},
     crossbar::{AccountFacts, Crossbar, CrossbarError, Token},
     dedupe::SessionId,
     descendants::{self, Asking, Descendants},
     intake::{Intake, Log, Opened},
-    session::{self, CloseCause, Ended, Wanted},
+    ledger::End,
+    session::{self, Orders, Progress, Wanted},
 };
 
 /// Keeps one account's session, until `stop`. The account is added to the hub first, if it is not there yet.
@@ -227,6 +229,7 @@ impl<'a> Keeper<'a> {
             intake: &self.intake,
             token,
             flavour: self.flavour,
+            progress: watch::Sender::new(Progress::default()),
         };
         let descendants = self.descendants.as_ref();
         let mut of_descendants = descendants.map(Descendants::interest);
@@ -237,7 +240,17 @@ impl<'a> Keeper<'a> {
             }
             wanted
         };
-        let (wanted, receiver) = watch::channel(work_out(interest.borrow_and_update().clone()));
+        let session = SessionId(self.sessions);
+        self.intake.book(|ledger| {
+            ledger.opened(session);
+            Vec::new()
+        });
+        let orders = Orders {
+            wanted: work_out(interest.borrow_and_update().clone()),
+            speaks: true,
+            ..Orders::default()
+        };
+        let (orders, receiver) = watch::channel(orders);
         let follow = async {
             loop {
                 // The hub keeps the senders for as long as it has the account; after that nothing changes any more.
@@ -245,7 +258,8 @@ impl<'a> Keeper<'a> {
                     Ok(()) = interest.changed() => {}
                     () = descendants::changed(&mut of_descendants) => {}
                 }
-                let _ = wanted.send(work_out(interest.borrow_and_update().clone()));
+                let wanted = work_out(interest.borrow_and_update().clone());
+                orders.send_modify(|orders| orders.wanted = wanted);
             }
         };
         let asking = Asking {
@@ -277,7 +291,8 @@ impl<'a> Keeper<'a> {
     fn ended(&mut self, ended: &Ended) {
         self.flavour = ended.flavour;
         self.last_life = Some(ended.last_life);
-        self.intake.lost(ended.last_life);
+        let end = End::Lost { reason: GapReason::UpstreamDisconnected, since: ended.last_life };
+        self.intake.book(|ledger| ledger.ended(SessionId(self.sessions), end));
         self.say(UpstreamState::Down, ended.cause.to_string());
         if ended.cause == CloseCause::Asked {
             info!("the session was closed");

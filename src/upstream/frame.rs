@@ -35,7 +35,7 @@ pub struct Command<'a> {
     pub data: CommandData<'a>,
 }
 
-/// The `data` of a [`Command`]. One `binding` is the form that every flavour takes (F23).
+/// The `data` of a [`Command`]. One `binding` is the form that every flavour takes (F23); a list takes K5 alone (G4).
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct CommandData<'a> {
     /// The plain id: any other form gets success and no events (F29).
@@ -44,6 +44,9 @@ pub struct CommandData<'a> {
     /// The binding, ids encoded.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub binding: Option<Cow<'a, str>>,
+    /// Bindings that are taken or refused as a whole, for one rate-limit token. Never beside `binding`.
+    #[serde(borrow, default, skip_serializing_if = "Vec::is_empty")]
+    pub bindings: Vec<Cow<'a, str>>,
 }
 
 impl Command<'_> {
@@ -133,6 +136,8 @@ pub enum Outcome {
     Subscribed {
         /// Whether `subscriptions` was there too, which only K5 sends.
         lists_all: bool,
+        /// Entries of `subscribed`: all AMQP keys of the session on K4 and 4.3 (F25), what this request added on K5 (G1).
+        entries: usize,
     },
     /// `success` without the expected key proves nothing (F16).
     Unproven,
@@ -285,13 +290,29 @@ fn event(envelope: Envelope<'_>) -> Option<EventFrame<'_>> {
     })
 }
 
+/// How many texts a list has. It can be megabytes long (F25): it is not taken apart for that.
+fn entries(list: &RawValue) -> usize {
+    let mut quotes = 0;
+    let mut escaped = false;
+    for byte in list.get().bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => quotes += 1,
+            _ => {}
+        }
+    }
+    quotes / 2
+}
+
 fn reply(envelope: Envelope<'_>) -> Option<Incoming<'_>> {
     let facts = envelope.data.and_then(|data| serde_json::from_str::<ReplyFacts<'_>>(data.get()).ok());
     let is_list = |value: &RawValue| value.get().starts_with('[');
     let outcome = match (envelope.status?.0.as_ref(), facts) {
-        ("success", Some(facts)) if facts.subscribed.is_some_and(is_list) => {
-            Outcome::Subscribed { lists_all: facts.subscriptions.is_some_and(is_list) }
-        }
+        ("success", Some(facts)) if facts.subscribed.is_some_and(is_list) => Outcome::Subscribed {
+            lists_all: facts.subscriptions.is_some_and(is_list),
+            entries: facts.subscribed.map_or(0, entries),
+        },
         ("error", facts) => {
             let errors = facts.map(|facts| facts.errors).unwrap_or_default();
             let kinds = errors.iter().map(|text| Refusal::from_text(text));
@@ -339,6 +360,7 @@ mod tests {
             data: CommandData {
                 account_id: Some("account0000000000000000000000002".into()),
                 binding: Some("call.CHANNEL_CREATE.*".into()),
+                bindings: Vec::new(),
             },
         };
         assert_eq!(
@@ -391,10 +413,13 @@ mod tests {
     fn success_is_believed_only_with_the_expected_key() {
         let reply =
             |data: &str| format!(r#"{{"action":"reply","request_id":"r","status":"success","data":{data}}}"#);
-        assert_eq!(outcome(&reply(r#"{"subscribed":["a","a"]}"#)), Outcome::Subscribed { lists_all: false });
+        assert_eq!(
+            outcome(&reply(r#"{"subscribed":["a","a"]}"#)),
+            Outcome::Subscribed { lists_all: false, entries: 2 }
+        );
         assert_eq!(
             outcome(&reply(r#"{"subscribed":[],"subscriptions":["a"]}"#)),
-            Outcome::Subscribed { lists_all: true },
+            Outcome::Subscribed { lists_all: true, entries: 0 },
             "K5, a refresh (G2)"
         );
         for data in

@@ -16,15 +16,16 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::{
-    binding::{AccountId, EventKey, Owner},
+    binding::{AccountId, EventKey, Kind, Owner},
     config,
-    hub::{self, Control, GapReason, IncomingEvent, LostBindings, UpstreamChange},
+    hub::{self, Control, IncomingEvent, UpstreamChange},
 };
 
 use super::{
     dedupe::{Deduplicator, Identity, SessionId, Source},
     event::{PayloadFacts, convert},
     frame::EventFrame,
+    ledger::{self, Ledger},
     throttle::Throttle,
 };
 
@@ -38,6 +39,8 @@ pub(crate) trait Log: Send + Sync {
     fn said(&self) -> Option<UpstreamChange> {
         None
     }
+    /// Everything of a kind is proven until `at`. Never waits.
+    fn proven(&self, kind: Kind, at: SystemTime);
 }
 
 impl Log for hub::Account {
@@ -52,6 +55,10 @@ impl Log for hub::Account {
 
     fn said(&self) -> Option<UpstreamChange> {
         Some(self.upstream().0)
+    }
+
+    fn proven(&self, kind: Kind, at: SystemTime) {
+        hub::Account::proven(self, kind, at);
     }
 }
 
@@ -70,6 +77,7 @@ struct Inner {
     /// No descendant was ever served: all that comes is the own account's.
     is_alone: bool,
     dedupe: Deduplicator,
+    ledger: Ledger,
     /// What was last said of the upstream.
     said: Option<UpstreamChange>,
     /// Events of nobody that is served.
@@ -109,6 +117,7 @@ impl Intake {
             realms: HashMap::new(),
             is_alone: true,
             dedupe: Deduplicator::new(settings.dedupe_events, settings.dedupe_window),
+            ledger: Ledger::default(),
             said: None,
             unattributed_total: 0,
             unattributed: Throttle::default(),
@@ -186,10 +195,30 @@ impl Intake {
         }
     }
 
-    /// Records something about one account.
-    pub fn record(&self, account: AccountId, control: Control) {
+    /// Does something to the ledger, and records what comes of it: under the same lock under which events are appended, so
+    /// that a confirmation stands before the first event that it lets through.
+    pub fn book(&self, change: impl FnOnce(&mut Ledger) -> Vec<ledger::Entry>) {
+        let mut inner = self.inner.lock();
+        for entry in change(&mut inner.ledger) {
+            match entry {
+                ledger::Entry::One(account, control) => {
+                    if let Some(served) = inner.served.get(&account) {
+                        served.log.record(control);
+                    }
+                }
+                ledger::Entry::All(control) => {
+                    for served in inner.served.values() {
+                        served.log.record(control.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Everything of a kind that is held for an account is proven until `at`.
+    pub fn proven(&self, account: AccountId, kind: Kind, at: SystemTime) {
         if let Some(served) = self.inner.lock().served.get(&account) {
-            served.log.record(control);
+            served.log.proven(kind, at);
         }
     }
 
@@ -205,17 +234,6 @@ impl Intake {
                 served.log.record(Control::Upstream(change.clone()));
             }
             inner.said = Some(change);
-        }
-    }
-
-    /// Records that everything is lost from `since` on.
-    pub fn lost(&self, since: SystemTime) {
-        for served in self.inner.lock().served.values() {
-            served.log.record(Control::Lost {
-                bindings: LostBindings::All,
-                reason: GapReason::UpstreamDisconnected,
-                since,
-            });
         }
     }
 }
@@ -303,7 +321,7 @@ pub(crate) mod tests {
 
     /// A log that is only looked at.
     #[derive(Default)]
-    pub(crate) struct FakeLog(pub Mutex<Vec<Entry>>);
+    pub(crate) struct FakeLog(pub Mutex<Vec<Entry>>, pub Mutex<BTreeMap<Kind, SystemTime>>);
 
     impl Log for FakeLog {
         fn append(&self, event: IncomingEvent) {
@@ -312,6 +330,10 @@ pub(crate) mod tests {
 
         fn record(&self, control: Control) {
             self.0.lock().push(Entry::Control(control));
+        }
+
+        fn proven(&self, kind: Kind, at: SystemTime) {
+            self.1.lock().insert(kind, at);
         }
     }
 
@@ -504,12 +526,19 @@ pub(crate) mod tests {
         let other = Arc::new(FakeLog::default());
         intake.serve(id(4), other.clone());
         intake.serve(id(4), other.clone());
-        intake.lost(SystemTime::UNIX_EPOCH);
+        let lost = |intake: &Intake| {
+            let end = ledger::End::Lost {
+                reason: hub::GapReason::UpstreamDisconnected,
+                since: SystemTime::UNIX_EPOCH,
+            };
+            intake.book(|ledger| ledger.ended(SessionId(1), end));
+        };
+        lost(&intake);
         let controls = other.controls();
         assert_eq!(controls.len(), 2, "{controls:?}");
         assert_eq!(controls[0], Control::Upstream(change));
         intake.serve_only(|_| false);
-        intake.lost(SystemTime::UNIX_EPOCH);
+        lost(&intake);
         assert_eq!(other.controls().len(), 2, "not served any more");
     }
 }

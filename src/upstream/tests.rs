@@ -5,6 +5,7 @@ mod ending;
 mod failing;
 mod holding;
 mod recordings;
+mod refreshing;
 mod simulator;
 
 use std::{
@@ -32,7 +33,7 @@ use crate::{
     binding::{Binding, OptIn},
     clock::{TokioClock, WallClock},
     config,
-    hub::{Control, Interest, UpstreamState},
+    hub::{self, Control, Interest, UpstreamState},
     random::SeededRandom,
 };
 
@@ -197,6 +198,16 @@ impl Bench {
     }
 }
 
+/// A command's request id and its binding.
+fn command(text: &str) -> (String, String) {
+    let command: Value = serde_json::from_str(text).unwrap();
+    assert_eq!(command["action"], "subscribe", "nothing else is ever sent");
+    assert_eq!(command["auth_token"], TOKEN, "with every request");
+    assert_eq!(command["data"]["account_id"], ACCOUNT);
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    (text(&command["request_id"]), text(&command["data"]["binding"]))
+}
+
 /// Blackhole's end of a session.
 struct Peer(WebSocketStream<DuplexStream>);
 
@@ -209,13 +220,9 @@ impl Peer {
     /// The next command: its request id and its binding. What else a command must have is checked on the way.
     async fn command(&mut self) -> (String, String) {
         loop {
-            let Message::Text(text) = self.message().await else { continue };
-            let command: Value = serde_json::from_str(&text).unwrap();
-            assert_eq!(command["action"], "subscribe", "nothing else is ever sent");
-            assert_eq!(command["auth_token"], TOKEN, "with every request");
-            assert_eq!(command["data"]["account_id"], ACCOUNT);
-            let text = |value: &Value| value.as_str().unwrap().to_owned();
-            return (text(&command["request_id"]), text(&command["data"]["binding"]));
+            if let Message::Text(text) = self.message().await {
+                return command(&text);
+            }
         }
     }
 
@@ -249,14 +256,29 @@ impl Peer {
         bindings
     }
 
-    /// Serves, answering pings, for so long. How many frames of ours came.
-    async fn serve(&mut self, time: Duration) -> usize {
+    /// Serves for so long: answers pings, and confirms whatever is asked for.
+    async fn serve(&mut self, time: Duration) -> Served {
         let end = Instant::now() + time;
-        let mut frames = 0;
+        let mut served = Served::default();
         while let Ok(message) = tokio::time::timeout_at(end, self.0.next()).await {
-            message.unwrap().unwrap();
-            frames += 1;
+            match message.unwrap().unwrap() {
+                Message::Text(text) => {
+                    let (id, binding) = command(&text);
+                    self.success(&id).await;
+                    served.commands.push(binding);
+                }
+                Message::Ping(_) => served.pings += 1,
+                other => panic!("{other:?}"),
+            }
         }
-        frames
+        served
     }
+}
+
+/// What came while a peer served.
+#[derive(Debug, Default)]
+struct Served {
+    pings: usize,
+    /// The bindings, in order.
+    commands: Vec<String>,
 }
