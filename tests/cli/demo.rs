@@ -31,8 +31,8 @@ fn it_says_what_to_paste_and_shows_calls() {
     // The request of the pasted line is one that the server takes.
     let account = request["account_id"].as_str().unwrap();
     let mut tail = hawking(["tail", "--server", &address, "--account", account, "--count", "3", "call.*.*"]);
-    let (code, stdout, _) = crate::run(&mut tail);
-    assert_eq!((code, stdout.matches("CHANNEL_").count()), (0, 3), "{stdout}");
+    let (code, stdout, _) = Running::start(&mut tail).end();
+    assert_eq!((code, stdout.matches("CHANNEL_").count()), (Some(0), 3), "{stdout}");
 }
 
 #[test]

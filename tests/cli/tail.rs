@@ -11,7 +11,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{hawking, process::Running, run};
+use crate::{hawking, process::Running};
 
 const ACCOUNT: &str = "account0000000000000000000000002";
 
@@ -22,6 +22,12 @@ struct Place {
     grpc: String,
     config: PathBuf,
     _folder: TempDir,
+}
+
+/// What a command that should end by itself came to: exit code, standard output, standard error.
+fn run(command: &mut Command) -> (i32, String, String) {
+    let (code, stdout, stderr) = Running::start(command).end();
+    (code.unwrap(), stdout, stderr)
 }
 
 /// An address on a port that is free, and stays so: it lies below those that the operating system gives out by itself.
