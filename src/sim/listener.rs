@@ -79,7 +79,8 @@ pub(super) async fn accept(
         }
         tokio::select! {
             () = cluster.stop.cancelled() => return,
-            _ = door.changed() => {}
+            // A door that nobody can move any more has no news: the branch is off then, and does not spin.
+            Ok(()) = door.changed() => {}
             accepted = port.accept(state) => match (accepted, state) {
                 (Ok((stream, peer)), Door::Open) => serve(stream, peer),
                 (Ok((stream, _)), Door::Hangs) => held.push(stream),
