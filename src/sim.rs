@@ -12,7 +12,7 @@
 //! - `listener` accepts (or `memory` does, without sockets), `upgrade` answers HTTP, `session` carries the frames, `request`
 //!   executes what a frame asks, `bindings` knows what a binding stands for.
 //! - `event` builds what is published, `broker` says who gets it, `outbox` is where it waits for the socket.
-//! - `faults` is what goes wrong on demand.
+//! - `faults` is what goes wrong on demand, `script` a sequence of it.
 //! - `crossbar` and `control` are the two HTTP APIs; `http` serves them.
 //! - `cluster` is what all of them share; `accounts`, `channels` and `record` are its parts.
 //!
@@ -46,6 +46,7 @@ mod memory;
 mod outbox;
 mod record;
 mod request;
+mod script;
 mod session;
 mod settings;
 mod topic;
@@ -63,6 +64,7 @@ pub use control::ControlError;
 pub use event::{Event, EventError};
 pub use faults::{CrossbarFault, Door, ReplyLoss};
 pub use record::{Ending, Exchange, Frame, Happening, Loss};
+pub use script::{Script, ScriptError, Step};
 pub use settings::Settings;
 
 use crate::{

@@ -12,6 +12,7 @@ mod simulator {
     pub mod wire;
 
     mod conformance;
+    mod crossbar;
     mod faults;
     mod handles;
     mod protocol;

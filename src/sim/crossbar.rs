@@ -5,7 +5,7 @@ use std::{str::FromStr as _, sync::Arc};
 use axum::{
     Router,
     body::Bytes,
-    extract::{Path, Request, State},
+    extract::{Path, Query, Request, State},
     http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
@@ -21,7 +21,7 @@ use super::{
     json::{Json, Object},
     record::Happening,
 };
-use crate::binding::AccountId;
+use crate::binding::{AccountId, Flavour};
 
 type Shared = State<Arc<Cluster>>;
 
@@ -199,17 +199,25 @@ async fn catalogue(State(cluster): Shared) -> Response {
     let objects = DOC_ACTIONS
         .iter()
         .flat_map(|action| DOC_TYPES.iter().map(move |doc_type| format!("object.{action}.{doc_type}")));
-    let data = vec![
+    let flavour = cluster.settings.flavour;
+    let conference = match flavour {
+        Flavour::K4 => "conference.event.{CONFERENCE_ID}.{CALL_ID}",
+        Flavour::V4_3 => "conference.event.{CONFERENCE_ID}.*.{EVENT}",
+        Flavour::K5 => "conference.event.{EVENT}.{CONFERENCE_ID}.{CALL_ID}",
+    };
+    let mut data = vec![
         ("call", list(CALL_EVENTS.iter().map(|event| format!("call.{event}.{{CALL_ID}}")).collect())),
-        (
-            "conference",
-            fixed(&["conference.event.{CONFERENCE_ID}.{CALL_ID}", "conference.command.{CONFERENCE_ID}"]),
-        ),
+        ("conference", fixed(&[conference, "conference.command.{CONFERENCE_ID}"])),
         ("fax", fixed(&["fax.status.{FAX_ID}", "fax.object.{ACTION}"])),
         ("object", list(objects.collect())),
-        // Listed without its prefix; asked for like this it is refused.
-        ("presence", fixed(&["dialog.{CALL_ID}", "mwi_updates.{USER}", "update.{CALL_ID}"])),
     ];
+    if flavour != Flavour::V4_3 {
+        // Listed without its prefix; asked for like this it is refused.
+        data.push(("presence", fixed(&["dialog.{CALL_ID}", "mwi_updates.{USER}", "update.{CALL_ID}"])));
+    }
+    if flavour == Flavour::K5 {
+        data.push(("stream", fixed(&["stream.start.{CALL_ID}", "stream.stop.{CALL_ID}"])));
+    }
     success(&cluster, Json::Object(data.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()))
 }
 
@@ -253,22 +261,42 @@ async fn account(State(cluster): Shared, Path(account): Path<String>, headers: H
     success(&cluster, data.unwrap_or_default().into())
 }
 
-async fn descendants(State(cluster): Shared, Path(account): Path<String>, headers: HeaderMap) -> Response {
+/// Which page is asked for.
+#[derive(serde::Deserialize)]
+struct Paging {
+    start_key: Option<String>,
+}
+
+async fn descendants(
+    State(cluster): Shared,
+    Path(account): Path<String>,
+    Query(paging): Query<Paging>,
+    headers: HeaderMap,
+) -> Response {
     let account = match authorized(&cluster, &headers, &account) {
         Ok(account) => account,
         Err(response) => return *response,
     };
     let accounts = cluster.accounts.lock();
-    let data: Vec<_> = accounts
-        .descendants(&account)
-        .into_iter()
+    let mut below = accounts.descendants(&account);
+    below.sort_by_key(|(spec, _)| spec.id);
+    let start = paging.start_key.as_deref().unwrap_or_default();
+    let mut rest = below.into_iter().skip_while(|(spec, _)| spec.id.as_str() < start).peekable();
+    let page: Vec<_> = rest
+        .by_ref()
+        .take(cluster.settings.page_size.unwrap_or(usize::MAX))
         .map(|(spec, tree)| {
             let tree: Vec<&str> = tree.iter().map(AccountId::as_str).collect();
             json!({ "id": spec.id.as_str(), "name": spec.name, "realm": spec.realm, "tree": tree })
         })
         .collect();
+    let mut body = vec![("data".into(), json!(page).into()), ("status".into(), "success".into())];
+    if let Some((next, _)) = rest.peek() {
+        body.push(("next_start_key".into(), next.id.as_str().into()));
+    }
+    drop(rest);
     drop(accounts);
-    success(&cluster, json!(data).into())
+    reply(&cluster, StatusCode::OK, body)
 }
 
 async fn channels(State(cluster): Shared, Path(account): Path<String>, headers: HeaderMap) -> Response {

@@ -41,6 +41,8 @@ pub struct Settings {
     pub time_zone: TimeZone,
     /// How long a token of a login is good. Crossbar's default is an hour.
     pub token_life: Duration,
+    /// How many descendants Crossbar tells of at once, with a `next_start_key` to go on, however it is asked. Unset: all.
+    pub page_size: Option<usize>,
     /// Blackhole's bucket for each session (F49).
     pub rate_limit: RateLimit,
     /// Blackhole's `max_connections_per_ip`; unset on a fresh Kazoo (F5).
@@ -81,6 +83,7 @@ impl Default for Settings {
             random: Arc::new(SystemRandom),
             time_zone: TimeZone::UTC,
             token_life: Duration::from_secs(3600),
+            page_size: None,
             rate_limit: RateLimit::default(),
             max_connections_per_ip: None,
             request_timeout: Duration::from_secs(5),

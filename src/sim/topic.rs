@@ -1,9 +1,14 @@
 //! Topic matching, twice: as RabbitMQ does it, and as blackhole's own dispatcher does it afterwards.
 
+use smallvec::SmallVec;
+
+/// The words of a topic. Each event is compared with each pattern there is: that must not allocate.
+type Words<'a> = SmallVec<[&'a str; 8]>;
+
 /// Whether an AMQP topic pattern lets a routing key through: `*` is one word, `#` any number of words, none included.
 pub(super) fn amqp(pattern: &str, key: &str) -> bool {
-    let pattern: Vec<&str> = pattern.split('.').collect();
-    let key: Vec<&str> = key.split('.').collect();
+    let pattern: Words<'_> = pattern.split('.').collect();
+    let key: Words<'_> = key.split('.').collect();
     amqp_words(&pattern, &key)
 }
 
@@ -20,8 +25,8 @@ fn amqp_words(pattern: &[&str], key: &[&str]) -> bool {
 /// Whether blackhole's dispatcher takes two topics for a match. It asks both ways round, so a wildcard in what is
 /// *asked* matches too: an action `*` runs every handler (R12), a binding `*.X.*` asks every module (R06).
 pub(super) fn blackhole(one: &str, other: &str) -> bool {
-    let one: Vec<&str> = one.split('.').collect();
-    let other: Vec<&str> = other.split('.').collect();
+    let one: Words<'_> = one.split('.').collect();
+    let other: Words<'_> = other.split('.').collect();
     one_way(&one, &other) || one_way(&other, &one)
 }
 
