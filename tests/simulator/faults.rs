@@ -550,3 +550,45 @@ async fn the_month_turns_with_the_clock_in_the_servers_zone() {
     assert_eq!(sim.publish(&fax), Ok(1));
     sim.shutdown().await;
 }
+
+#[tokio::test]
+async fn over_tcp_a_reader_that_keeps_up_loses_nothing_and_one_that_stops_gets_what_the_record_says() {
+    let settings = Settings {
+        flavour: Flavour::V4_3,
+        send_timeout: Some(Duration::from_millis(500)),
+        ..Settings::default()
+    };
+    let sim = Simulator::start(settings).await.unwrap();
+    let mut socket = upgrade(address(&sim), "/", &[]).await.socket.unwrap();
+    subscribe(&mut socket, "call.*.*").await;
+    for _ in 0..20 {
+        for id in 0..200 {
+            assert_eq!(sim.publish(&call(&sim, &id.to_string())), Ok(1));
+        }
+        for _ in 0..200 {
+            text(&mut socket).await;
+        }
+    }
+    assert_eq!((sim.queue_peak(), lost(&sim, Loss::Queue)), (0, 0));
+
+    let bulky = "x".repeat(4000);
+    for id in 0..4000 {
+        sim.publish(&call(&sim, &id.to_string()).with("Bulk", bulky.clone())).unwrap();
+        if id % 100 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    while endings(&sim).is_empty() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(endings(&sim), [Ending::Slow]);
+    assert_eq!(sim.queue_peak(), 50);
+    let mut came = 4001; // With the reply to the subscription.
+    while let Some(Came::Text(_)) = socket.next().await {
+        came += 1;
+    }
+    let sent = |what: &Happening| matches!(what, Happening::Sent(Frame::Text(_)));
+    assert_eq!(came, sim.record().iter().filter(|exchange| sent(&exchange.what)).count());
+    assert_eq!((lost(&sim, Loss::Torn), lost(&sim, Loss::Unsent)), (1, 50));
+    sim.shutdown().await;
+}

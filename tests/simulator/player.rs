@@ -1,5 +1,8 @@
 //! Plays a recording to a simulator, and compares.
 
+mod remarks;
+mod upgrades;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
@@ -14,21 +17,17 @@ use hawking::{
     sim::{ManualStopwatch, Settings, Simulator},
 };
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::{
-    expect::{frames, normal, normal_head, normal_headers},
+    expect::{frames, normal, normal_head},
     recording::{Line, python_bytes},
     unseen::Pool,
-    wire::{Came, PATIENCE, Socket, Upgraded, raw, request, upgrade},
+    wire::{Came, Socket, raw, request, upgrade},
 };
 
 /// The day of the recordings, 2026-11-24 02:20 UTC: months are resolved by it.
 const RECORDED_AT: Duration = Duration::from_secs(1_795_486_800);
-
-/// Longer than an outage in a recording.
-const OUTAGE: Duration = Duration::from_secs(3600);
 
 /// How long a raw connection is watched for its end.
 const QUIET: Duration = Duration::from_millis(100);
@@ -129,17 +128,6 @@ struct Player<'a> {
     /// Texts of the recording that stand for others now: tokens, session ids.
     replaced: Vec<(String, String)>,
     failures: Vec<String>,
-}
-
-/// `NAME: {'Header': 'value'}`.
-fn noted_header(note: &str) -> Option<(&'static str, &str)> {
-    let (_, header) = note.split_once(": {'")?;
-    let (name, value) = header.strip_suffix("'}")?.split_once("': '")?;
-    match name {
-        "Authorization" => Some(("authorization", value)),
-        "X-Auth-Token" => Some(("x-auth-token", value)),
-        _ => None,
-    }
 }
 
 fn address(url: &url::Url) -> SocketAddr {
@@ -246,122 +234,6 @@ impl Player<'_> {
         }
     }
 
-    async fn open(&mut self, at: usize, line: &Line) {
-        // What was special about the request stands in the note before it.
-        let note = self.lines[..at].last().filter(|line| line.dir == "note").map(|line| line.text.as_str());
-        let (path, headers): (&str, &[(&str, &str)]) = match note {
-            Some("any path and query is accepted") => ("/some/path?with=query", &[]),
-            Some("permessage-deflate offered by the client") => {
-                ("/", &[("sec-websocket-extensions", "permessage-deflate; client_max_window_bits")])
-            }
-            Some("token in the query") => ("/?auth_token=tok-acct2", &[]),
-            Some("token in the http upgrade header instead") => ("/", &[("x-auth-token", "tok-acct2")]),
-            _ => ("/", &[]),
-        };
-        let (path, headers) = match note.and_then(noted_header) {
-            Some(header) => (path, vec![header]),
-            None => (path, headers.to_vec()),
-        };
-        let upgraded = self.upgrade(path, &headers).await;
-        let (status, recorded) = line.text.split_once(' ').unwrap();
-        let recorded: BTreeMap<String, String> = serde_json::from_str(recorded).unwrap();
-        self.compare(at, status.parse().unwrap(), upgraded.status);
-        let pairs = |(name, value)| (String::as_str(name), String::as_str(value));
-        let recorded = normal_headers(recorded.iter().map(pairs));
-        let came =
-            normal_headers(upgraded.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-        self.compare(at, recorded, came);
-        if let Some(socket) = upgraded.socket {
-            let label = line.conn.clone().unwrap();
-            self.latest = Some(label.clone());
-            self.closing.remove(&label);
-            self.sockets.insert(label, socket);
-        }
-    }
-
-    /// Asks for an upgrade, once blackhole listens again.
-    async fn upgrade(&mut self, path: &str, headers: &[(&'static str, &str)]) -> Upgraded {
-        let to = address(&self.sim.blackhole_url());
-        self.sim.run_blackhole(true);
-        self.listening(to, true).await;
-        upgrade(to, path, headers).await
-    }
-
-    async fn listening(&self, to: SocketAddr, wanted: bool) {
-        let began = tokio::time::Instant::now();
-        while TcpStream::connect(to).await.is_ok() != wanted {
-            assert!(began.elapsed() < PATIENCE, "blackhole listens: {wanted}");
-            tokio::task::yield_now().await;
-        }
-    }
-
-    /// What the recorder did and only remarked.
-    async fn note(&mut self, at: usize, line: &Line) {
-        match line.text.as_str() {
-            "RabbitMQ is stopped" => self.sim.broker_outage(OUTAGE),
-            // It was seen to be back before that, and silent at first.
-            "25 more seconds later" => self.sim.broker_outage(Duration::ZERO),
-            text if text.starts_with("SIG") => self.sim.run_blackhole(false),
-            text if text.starts_with("(no reply within") => {
-                let label = text.trim_end_matches(')').rsplit(' ').next().unwrap().to_owned();
-                let came = self.sockets.get_mut(&label).unwrap().settle().await;
-                self.compare(at, Vec::new(), came);
-            }
-            text if text.contains("pipelined subscribes:") => self.pipeline(at, text).await,
-            _ if self.pool.is_published_before(line) => {
-                let came = (0..at).rev().take_while(|at| self.lines[*at].is_event()).count();
-                if came == 0 {
-                    self.publish(&[], true).await;
-                }
-                let labels: Vec<String> = self.sockets.keys().cloned().collect();
-                for label in labels {
-                    let unexpected = self.sockets.get_mut(&label).unwrap().settle().await;
-                    self.compare(at, Vec::new(), unexpected);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// `N pipelined subscribes: M replies, subscriptions made on the server: [N], ...`: how many replies vanish is a race.
-    async fn pipeline(&mut self, at: usize, text: &str) {
-        let numbers: Vec<usize> =
-            text.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse().ok()).collect();
-        let [asked, _, made] = numbers[..] else { panic!("{text}") };
-        let label = format!("p{asked}");
-        let socket = self.sockets.get_mut(&label).unwrap();
-        for id in 0..asked {
-            let data = json!({ "binding": format!("call.CHANNEL_CREATE.id{id}") });
-            let message = json!({
-                "action": "subscribe", "auth_token": "tok-acct2", "request_id": format!("{id:03}"), "data": data,
-            });
-            socket.send(Message::Text(message.to_string().into())).await;
-        }
-        let ids: Vec<String> = socket
-            .settle()
-            .await
-            .into_iter()
-            .map(|came| match came {
-                Came::Text(text) => normal(&text)["request_id"].as_str().unwrap().to_owned(),
-                other => panic!("{other:?}"),
-            })
-            .collect();
-        self.compare(at, true, ids.is_sorted());
-        let sessions = self.sim.control("/sessions", json!({})).unwrap();
-        let held =
-            sessions["sessions"].as_array().unwrap().last().unwrap()["bindings"].as_array().unwrap().len();
-        // The bucket of 100 was refilled while the recorder waited.
-        self.compare(at, made.min(100), held);
-    }
-
-    async fn publish(&mut self, came: &[&Line], whole: bool) {
-        for body in self.pool.publications(came, whole) {
-            let (status, _) =
-                request(address(&self.sim.control_url()), "POST", "/publish", &[], &body.to_string()).await;
-            assert_eq!(status, 200, "{body}");
-        }
-    }
-
     /// Compares all frames that the connection gets until somebody does something again.
     async fn receive(&mut self, at: usize, line: &Line) {
         let end = (at..self.lines.len()).find(|at| self.lines[*at].drives()).unwrap_or(self.lines.len());
@@ -410,20 +282,6 @@ impl Player<'_> {
         if let Err(difference) = frames(recorded, came) {
             self.fail(at, difference);
         }
-    }
-
-    /// Publishes what made the events around a line come, unless it was published already.
-    async fn publish_unseen(&mut self, at: usize, end: usize) {
-        let lines = self.lines;
-        let breaks = |at: &usize| lines[*at].dir == "note" || lines[*at].drives();
-        let first = (0..at).rev().find(breaks).map_or(0, |at| at + 1);
-        let last = (at..end).find(breaks).unwrap_or(end);
-        if !self.unseen.insert(first) {
-            return;
-        }
-        let events: Vec<&Line> = lines[first..last].iter().filter(|line| line.is_event()).collect();
-        let whole = lines.get(last).is_some_and(|line| self.pool.is_published_before(line));
-        self.publish(&events, whole).await;
     }
 
     async fn closed(&mut self, at: usize, line: &Line) {
@@ -492,42 +350,6 @@ impl Player<'_> {
             numbers
         };
         self.compare(at, numbers(&recorded), numbers(&counts["counts"]));
-    }
-
-    /// An upgrade refused, `429 {HEADERS} BODY`, or a request with its answer: `GET PATH -> (200, 'BODY')`.
-    async fn http(&mut self, at: usize, line: &Line) {
-        if line.text.starts_with("ConnectionRefusedError") {
-            self.listening(address(&self.sim.blackhole_url()), false).await;
-            return;
-        }
-        let Some((request_line, answer)) = line.text.split_once(" -> ") else {
-            let (status, recorded) = line.text.split_once(' ').unwrap();
-            let recorded: BTreeMap<String, String> =
-                serde_json::from_str(&recorded.trim().replace('\'', "\"")).unwrap();
-            let note =
-                self.lines[..at].last().filter(|line| line.dir == "note").map(|line| line.text.as_str());
-            let header = match (note.and_then(noted_header), line.conn.as_deref()) {
-                (Some(header), _) => Some(header),
-                (None, Some("badhdr" | "expired")) => Some(("authorization", "Bearer nope")),
-                (None, Some("variant")) => Some(("authorization", "Bearer tok-acct2")),
-                (None, _) => None,
-            };
-            let upgraded = self.upgrade("/", header.as_slice()).await;
-            self.compare(at, status.parse().unwrap(), upgraded.status);
-            let recorded =
-                normal_headers(recorded.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-            let came =
-                normal_headers(upgraded.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-            self.compare(at, recorded, came);
-            return;
-        };
-        let (method, path) = request_line.split_once(' ').unwrap();
-        let (status, body) = answer.strip_prefix('(').unwrap().split_once(", '").unwrap();
-        let body = body.strip_suffix("')").unwrap();
-        let path = self.replace(path);
-        let to = address(&self.sim.crossbar_url());
-        let (came_status, came_body) = request(to, method, &path, &[("x-auth-token", "tok-acct2")], "").await;
-        self.answered(at, &format!("{status} {body}"), &format!("{came_status} {came_body}"));
     }
 
     fn answered(&mut self, at: usize, recorded: &str, came: &str) {
