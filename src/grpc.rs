@@ -1,13 +1,20 @@
 //! The way out: the accept loop, the body of `Subscribe`, the unary calls.
 //!
-//! - `listener`: connections. It owns every task that it starts and ends them all.
+//! - `listener`: the accept loop. It owns every task that it starts and ends them all.
+//! - `connection`: HTTP/2, by the `h2` crate. One task for each connection drives it and all of its calls. `coalesce` stands
+//!   below: one write for all that a connection says at once.
 //! - `services`: which path is served by whom; the unary calls, health, reflection.
 //! - `subscribe`: the request half of `Subscribe`. `limits` says what a request may hold.
-//! - `stream`: the response half: what a subscription yields as messages, up to the trailers. Only its end knows what
-//!   writes them to the wire.
+//! - `content`: what a response consists of. `stream`: that of `Subscribe`, what a subscription yields as messages, up to
+//!   the trailers.
+//! - `ended`: the streams that ended lately, and why.
 //! - `message`: the hub's types as messages of `hawking.v1`.
 //! - `status`: the contract of errors, one function for each condition.
 
+mod coalesce;
+mod connection;
+mod content;
+pub mod ended;
 mod limits;
 mod listener;
 mod message;
@@ -35,4 +42,6 @@ pub struct Server {
     pub clock: SharedClock,
     /// How long streams and connections have to end, once it drains.
     pub grace: Duration,
+    /// Where it keeps the streams that ended.
+    pub ended: Arc<ended::EndedStreams>,
 }

@@ -31,6 +31,9 @@ settings! {
         max_request_bytes: usize = 2 << 20, as bytes(4 << 10, 64 << 20);
         /// Unsent bytes of one stream that are held at most.
         send_buffer_bytes: usize = 256 << 10, as bytes(16 << 10, 64 << 20);
+        /// A stream that has something to send, and a consumer that takes nothing of it for so long, is reset; others on its
+        /// connection go on.
+        stall_timeout: Duration = Duration::from_secs(30), as timeout();
         /// The HTTP/2 handshake of a new connection must be over within this.
         handshake_timeout: Duration = Duration::from_secs(10), as timeout();
     }

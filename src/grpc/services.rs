@@ -1,7 +1,7 @@
 //! Which path is served by whom; and the unary calls.
 
 use std::{
-    convert::Infallible,
+    net::SocketAddr,
     pin::Pin,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
@@ -24,7 +24,16 @@ use crate::{
     },
 };
 
-use super::{Server, limits, message, status, stream::UntilDrain, subscribe};
+use super::{Server, content::Content, ended::EndedStreams, limits, message, status, subscribe};
+
+/// Who calls: a connection.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    /// Its other end.
+    pub peer: SocketAddr,
+    /// Cancelled when it drains.
+    pub drain: CancellationToken,
+}
 
 /// What all calls share.
 pub(crate) struct Shared {
@@ -35,6 +44,8 @@ pub(crate) struct Shared {
     pub grace: Duration,
     /// Numbers the streams.
     pub streams: AtomicU64,
+    /// Those that are over.
+    pub ended: Arc<EndedStreams>,
 }
 
 /// The services could not be set up: a defect of this build.
@@ -61,6 +72,7 @@ impl Services {
             clock: server.clock,
             grace: server.grace,
             streams: AtomicU64::new(1),
+            ended: server.ended,
         });
 
         // Liveness and readiness do not follow the upstream: a server without one still serves what it has, and says so.
@@ -91,22 +103,21 @@ impl Services {
         }
     }
 
-    /// Serves one call. Once `drain` is cancelled, every response that is still open ends by itself.
-    pub(crate) async fn call<B>(
-        self,
-        drain: CancellationToken,
-        request: Request<B>,
-    ) -> Result<Response<tonic::body::Body>, Infallible>
+    /// Serves one call. What it gives must be told of the drain, if there is one: it ends by itself then.
+    pub(crate) async fn call<B>(self, caller: Caller, request: Request<B>) -> Response<Content>
     where
         B: http_body::Body<Data = bytes::Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
             + Send
             + 'static,
     {
         if request.uri().path() == subscribe::PATH {
-            return Ok(subscribe::serve(&self.shared, drain, request).await);
+            return subscribe::serve(&self.shared, caller, request).await;
         }
-        let response = self.routes.oneshot(request.map(tonic::body::Body::new)).await?;
-        Ok(response.map(|body| tonic::body::Body::new(UntilDrain::new(body, drain))))
+        let response = self.routes.oneshot(request.map(tonic::body::Body::new)).await;
+        match response {
+            Ok(response) => response.map(Content::other),
+            Err(never) => match never {},
+        }
     }
 }
 

@@ -10,7 +10,6 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use prost::Message;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::{
@@ -19,10 +18,12 @@ use crate::{
 };
 
 use super::{
+    content::Content,
+    ended::Consumer,
     limits, message,
-    services::Shared,
+    services::{Caller, Shared},
     status,
-    stream::{self, EventStream, Setup},
+    stream::{EventStream, Setup},
 };
 
 /// Where it is called.
@@ -32,37 +33,33 @@ pub(crate) const PATH: &str = "/hawking.v1.EventService/Subscribe";
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves one call.
-pub(crate) async fn serve<B>(
-    shared: &Shared,
-    drain: CancellationToken,
-    request: Request<B>,
-) -> Response<tonic::body::Body>
+pub(crate) async fn serve<B>(shared: &Shared, caller: Caller, request: Request<B>) -> Response<Content>
 where
     B: http_body::Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send,
 {
     let arrived = Instant::now();
     if !is_grpc(request.headers()) || request.method() != Method::POST {
         // What does not speak gRPC would not understand a status in trailers either.
-        let mut response = Response::new(tonic::body::Body::empty());
+        let mut response = Response::new(Content::other(tonic::body::Body::empty()));
         *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
         return response;
     }
-    match begin(shared, drain, request, arrived).await {
+    match begin(shared, caller, request, arrived).await {
         Ok(stream) => {
-            let mut response = Response::new(tonic::body::Body::new(stream::Body(stream)));
+            let mut response = Response::new(Content::Events(Box::new(stream)));
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
             response
         }
         Err(status) => {
             tracing::info!(code = ?status.code(), reason = status.message(), "Subscribe refused");
-            status.into_http()
+            status.into_http().map(Content::other)
         }
     }
 }
 
 async fn begin<B>(
     shared: &Shared,
-    drain: CancellationToken,
+    Caller { peer, drain }: Caller,
     request: Request<B>,
     arrived: Instant,
 ) -> Result<EventStream, Status>
@@ -106,24 +103,31 @@ where
     };
 
     let number = shared.streams.fetch_add(1, Ordering::Relaxed);
-    let setup = Setup {
+    let consumer = Consumer {
+        subscription_id: format!("s{number}"),
         account: request.account,
-        id: format!("s{number}"),
-        first: subscribed(&subscription, &request.requested, format!("s{number}")),
-        requested: request.requested,
-        clock: shared.clock.clone(),
-        drain: drain.clone(),
-        grace: shared.grace,
-        deadline,
+        client_name: request.client_name,
+        peer,
+        began: shared.clock.now(),
     };
     tracing::info!(
-        account = %setup.account,
-        subscription = %setup.id,
-        client = request.client_name,
+        account = %consumer.account,
+        subscription = consumer.subscription_id,
+        client = consumer.client_name,
+        %peer,
         bindings = request.spec.bindings.len(),
         position = %subscription.start_position(),
         "stream began",
     );
+    let setup = Setup {
+        first: subscribed(&subscription, &request.requested, consumer.subscription_id.clone()),
+        consumer,
+        requested: request.requested,
+        clock: shared.clock.clone(),
+        grace: shared.grace,
+        deadline,
+        ended: shared.ended.clone(),
+    };
     Ok(EventStream::new(setup, subscription))
 }
 
@@ -224,6 +228,7 @@ mod tests {
     use std::sync::Arc;
 
     use http_body_util::Full;
+    use tokio_util::sync::CancellationToken;
     use tonic::Code;
 
     use super::*;
@@ -231,7 +236,7 @@ mod tests {
         binding::OptIn,
         clock::SystemClock,
         config,
-        grpc::{Server, services::Services},
+        grpc::{Server, content::Part, ended::Cause, services::Services},
     };
 
     async fn services() -> Services {
@@ -247,6 +252,7 @@ mod tests {
             opt_in: OptIn::default(),
             clock,
             grace: Duration::from_secs(1),
+            ended: Arc::default(),
         })
         .await
         .unwrap()
@@ -266,17 +272,21 @@ mod tests {
         request
     }
 
+    fn caller(drain: &CancellationToken) -> Caller {
+        Caller { peer: ([127, 0, 0, 1], 1).into(), drain: drain.clone() }
+    }
+
     /// Before the stream: in the headers of the response, and no body.
-    fn refusal(response: &Response<tonic::body::Body>) -> Code {
-        assert!(http_body::Body::is_end_stream(response.body()));
+    fn refusal(response: &Response<Content>) -> Code {
+        assert!(response.body().is_empty());
         Status::from_header_map(response.headers()).expect("a status").code()
     }
 
     #[tokio::test]
     async fn a_deadline_that_has_passed() {
         let services = services().await;
-        let response =
-            services.call(CancellationToken::new(), call(&[("grpc-timeout", "0n")])).await.unwrap();
+        let caller = caller(&CancellationToken::new());
+        let response = services.call(caller, call(&[("grpc-timeout", "0n")])).await;
         assert_eq!(refusal(&response), Code::DeadlineExceeded);
     }
 
@@ -285,7 +295,7 @@ mod tests {
         let services = services().await;
         let drain = CancellationToken::new();
         drain.cancel();
-        let response = services.call(drain, call(&[])).await.unwrap();
+        let response = services.call(caller(&drain), call(&[])).await;
         assert_eq!(refusal(&response), Code::Unavailable);
     }
 
@@ -297,38 +307,42 @@ mod tests {
             body.recv().await.map(|frame| (frame, body))
         }));
         let request = call(&[]).map(|_| Box::pin(body));
-        let response = services.call(CancellationToken::new(), request).await.unwrap();
+        let response = services.call(caller(&CancellationToken::new()), request).await;
         assert_eq!(refusal(&response), Code::DeadlineExceeded);
     }
 
-    /// Frames as a connection asks for them: the status comes last, once, and `is_end_stream` only then.
+    /// Parts as a connection asks for them: the status comes last, once.
     #[tokio::test]
-    async fn the_body_ends_with_trailers() {
+    async fn the_content_ends_with_trailers() {
         let services = services().await;
-        let drain = CancellationToken::new();
-        let response = services.call(drain.clone(), call(&[])).await.unwrap();
+        let ended = services.shared().ended.clone();
+        let response = services.call(caller(&CancellationToken::new()), call(&[])).await;
         assert_eq!(response.headers()[header::CONTENT_TYPE], "application/grpc");
-        let mut body = response.into_body();
+        let mut content = response.into_body();
+        assert!(!content.is_empty());
+        content.drain();
         let mut kinds = Vec::new();
-        drain.cancel();
         loop {
-            assert!(!http_body::Body::is_end_stream(&body));
-            let frame = body.frame().await.expect("trailers come first").unwrap();
-            match frame.into_data() {
-                Ok(frames) => {
+            let part = std::future::poll_fn(|cx| content.poll_part(cx)).await;
+            match part.expect("trailers come first") {
+                Part::Messages(frames) => {
                     let message = proto::SubscribeResponse::decode(&frames[5..]).unwrap();
                     kinds.push(message.kind.unwrap());
                 }
-                Err(frame) => {
-                    let trailers = frame.into_trailers().expect("trailers");
+                Part::Trailers(trailers) => {
                     assert_eq!(Status::from_header_map(&trailers).unwrap().code(), Code::Unavailable);
                     break;
                 }
             }
         }
         assert!(matches!(kinds[..], [Kind::Subscribed(_), Kind::Draining(_)]), "{kinds:?}");
-        assert!(http_body::Body::is_end_stream(&body));
-        assert!(body.frame().await.is_none());
+        assert!(std::future::poll_fn(|cx| content.poll_part(cx)).await.is_none());
+        content.abandon(Cause::ConnectionLost);
+        drop(content);
+        let ended = ended.newest(10);
+        assert_eq!(ended.len(), 1);
+        assert_eq!((ended[0].cause, &*ended[0].consumer.subscription_id), (Cause::Drained, "s1"));
+        assert_eq!(ended[0].bindings, ["call.*.*"]);
     }
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {

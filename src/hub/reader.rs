@@ -210,6 +210,13 @@ impl Subscription {
         newest.0.saturating_sub(self.yielded.0)
     }
 
+    /// Whether the log has let go of what it has not yielded, and its policy is to end then. Changes nothing.
+    pub fn is_overtaken(&self) -> bool {
+        let Membership { account, reader } = &self.membership;
+        self.overflow_policy == OverflowPolicy::Disconnect
+            && account.with_state(|state| state.is_overtaken(*reader, self.passed))
+    }
+
     /// The next item. `Ready(None)` after `Item::End`.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
         for _ in 0..STEPS_PER_POLL {

@@ -269,6 +269,11 @@ impl State {
         }
     }
 
+    /// Whether the log let go of what a reader that has passed a position had not read.
+    pub(super) fn is_overtaken(&mut self, reader: ReaderId, passed: Sequence) -> bool {
+        self.views.get_mut(&reader.view).is_some_and(|view| view.is_overtaken(&self.log, passed))
+    }
+
     fn keep_batch(&mut self, view: ViewId, batch: &Batch) {
         self.batches.push_back((view, batch.first(), batch.size));
         self.batch_bytes += batch.size;

@@ -260,6 +260,16 @@ impl View {
         }
     }
 
+    /// Whether the log let go of what a reader that has passed a position had not read.
+    pub(super) fn is_overtaken(&mut self, log: &Log, passed: Sequence) -> bool {
+        let evicted = log.evicted();
+        self.prune(evicted);
+        // An outage may have come and gone in what it did not read: then nobody can count what it lost.
+        let informed = passed >= log.evicted_control();
+        let untouched = passed >= self.complete_after && passed >= self.lost_through;
+        passed < evicted && !(untouched && informed)
+    }
+
     /// What comes next for a reader that has passed a position, before the next control record (`until`).
     pub(super) fn next(
         &mut self,
@@ -268,19 +278,12 @@ impl View {
         ordinal: Option<u64>,
         until: Option<Sequence>,
     ) -> Next {
-        let evicted = log.evicted();
-        self.prune(evicted);
-        if passed < evicted {
-            let complete = self.complete_after <= evicted;
-            let untouched = passed >= self.complete_after && passed >= self.lost_through;
-            // An outage may have come and gone in what it did not read: then nobody can count what it lost.
+        if self.is_overtaken(log, passed) {
+            let complete = self.complete_after <= log.evicted();
             let informed = passed >= log.evicted_control();
-            if !untouched || !informed {
-                let gone = self.total - self.positions.len() as u64;
-                let lost =
-                    ordinal.filter(|_| complete && informed).map(|ordinal| gone.saturating_sub(ordinal));
-                return Next::Overtaken { lost };
-            }
+            let gone = self.total - self.positions.len() as u64;
+            let lost = ordinal.filter(|_| complete && informed).map(|ordinal| gone.saturating_sub(ordinal));
+            return Next::Overtaken { lost };
         }
         let until = until.unwrap_or_else(|| log.newest().next());
         if passed < self.complete_after {

@@ -63,6 +63,7 @@ pub struct Direct {
     pub account: Arc<hub::Account>,
     pub addr: SocketAddr,
     pub drain: CancellationToken,
+    pub ended: Arc<grpc::ended::EndedStreams>,
     server: Option<JoinHandle<()>>,
     upstream: JoinHandle<()>,
 }
@@ -83,10 +84,18 @@ impl Direct {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = listener.local_addr().expect("its address");
         let drain = CancellationToken::new();
-        let server = grpc::Server { settings, hub: hub.clone(), opt_in: OptIn::default(), clock, grace };
+        let ended = Arc::<grpc::ended::EndedStreams>::default();
+        let server = grpc::Server {
+            settings,
+            hub: hub.clone(),
+            opt_in: OptIn::default(),
+            clock,
+            grace,
+            ended: ended.clone(),
+        };
         let serving = server.serve(listener, drain.clone());
         let server = tokio::spawn(async move { serving.await.expect("the services are set up") });
-        Self { hub, account, addr, drain, server: Some(server), upstream }
+        Self { hub, account, addr, drain, ended, server: Some(server), upstream }
     }
 
     pub async fn client(&self) -> EventServiceClient<Channel> {

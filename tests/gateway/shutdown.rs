@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use hawking::{
     config,
+    grpc::ended::Cause,
     proto::{self, subscribe_response::Kind},
 };
 use tokio::net::TcpStream;
@@ -54,13 +55,10 @@ async fn who_does_not_read_is_cut_after_the_grace() {
     let grace = Duration::from_millis(300);
     let mut server = Direct::with(settings(), config::Hub::default(), grace).await;
     let mut consumer = server.subscribe(request(&["call.*.*"])).await;
-    // Far more than all windows and buffers between the two.
-    let filler = "x".repeat(1 << 20);
-    for index in 0..30 {
-        let data = format!(r#"{{"call_id":"{index}","filler":"{filler}"}}"#);
-        server.publish(&format!("call.{ACCOUNT}.CHANNEL_CREATE.{index}"), &data);
-    }
-    consumer.event().await;
+    // One event that is larger than all windows and buffers between the two, and is on its way.
+    let data = format!(r#"{{"call_id":"a","filler":"{}"}}"#, "x".repeat(30 << 20));
+    server.publish(&format!("call.{ACCOUNT}.CHANNEL_CREATE.a"), &data);
+    eventually("it is being sent", async || server.hub.encodes().frames == 1).await;
     let began = Instant::now();
     server.stop().await;
     let took = began.elapsed();
@@ -68,4 +66,8 @@ async fn who_does_not_read_is_cut_after_the_grace() {
     assert!(took < Duration::from_secs(5), "{took:?}");
     let (_, status) = consumer.end().await;
     assert_ne!(status.code(), Code::Ok);
+    assert_eq!(
+        server.ended.newest(2).iter().map(|stream| stream.cause).collect::<Vec<_>>(),
+        [Cause::ConnectionLost]
+    );
 }

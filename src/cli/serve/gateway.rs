@@ -85,6 +85,7 @@ impl Gateway {
             opt_in: upstream.opt_in.clone(),
             clock: seams.clock,
             grace: config.shutdown.grace,
+            ended: Arc::default(),
         };
         let grpc = tokio::spawn(server.serve(listener, drain.clone()));
         let grace = config.shutdown.grace;

@@ -1,0 +1,277 @@
+//! One call on a connection: a request that is being answered, then a response that is being sent.
+//!
+//! Of a response only so much is given to `h2` as may be sent: what a consumer has no window for stays here, at most one
+//! part of it, shared with other streams, and nothing more is taken from the log.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use h2::{Reason, RecvStream, SendStream, server::SendResponse};
+use http::Response;
+use http_body::Frame;
+use tokio::time::Instant;
+
+use crate::grpc::{
+    content::{Content, Part},
+    ended::Cause,
+};
+
+use super::attention::{CallWaker, Ready};
+
+/// Parts that a call sends before its neighbours have their turn.
+const PARTS_PER_TURN: usize = 16;
+
+/// What tells a client that its stream is reset because it does not read: gRPC maps it to RESOURCE_EXHAUSTED ("bandwidth"),
+/// where CANCEL would look as if the client itself had cancelled.
+const NOT_READING: Reason = Reason::ENHANCE_YOUR_CALM;
+
+/// One call, with its own waker.
+pub(super) struct Call {
+    attention: Arc<CallWaker>,
+    waker: Waker,
+    stage: Stage,
+}
+
+enum Stage {
+    Answering { answer: BoxFuture<'static, Response<Content>>, respond: SendResponse<Bytes> },
+    Sending(Sending),
+    Over,
+}
+
+struct Sending {
+    stream: SendStream<Bytes>,
+    content: Content,
+    /// What waits for window.
+    pending: Bytes,
+    stall: Option<Stall>,
+}
+
+/// A call has something to send, and no window.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stall {
+    pub since: Instant,
+    /// See [`Turn::grants`].
+    pub grants: u64,
+}
+
+/// What all calls of a connection need, and change, when they are polled.
+pub(super) struct Turn {
+    /// When this turn of the connection began.
+    pub now: Instant,
+    /// How often a call of the connection asked for window and was given all of it at once. Then there was window for all:
+    /// while anybody waits for the connection's, `h2` gives none to others.
+    pub grants: u64,
+    /// Whether any call was stalled, since it was last looked at.
+    pub stalled: bool,
+    /// Whether the server drains.
+    pub draining: bool,
+}
+
+impl Call {
+    pub fn new(
+        key: usize,
+        ready: &Arc<Ready>,
+        answer: BoxFuture<'static, Response<Content>>,
+        respond: SendResponse<Bytes>,
+    ) -> Self {
+        let attention = CallWaker::new(key, ready.clone());
+        let waker = attention.clone().into();
+        Self { attention, waker, stage: Stage::Answering { answer, respond } }
+    }
+
+    /// Does what can be done now. Ready when the call is over.
+    pub fn poll(&mut self, turn: &mut Turn) -> Poll<()> {
+        let mut cx = Context::from_waker(&self.waker);
+        loop {
+            self.attention.begin();
+            match self.stage.poll(&mut cx, turn) {
+                Poll::Ready(Progress::Over) => return Poll::Ready(()),
+                Poll::Ready(Progress::More) => {
+                    self.attention.later();
+                    return Poll::Pending;
+                }
+                Poll::Pending if self.attention.rest() => return Poll::Pending,
+                // Woken meanwhile: mostly by having sent something.
+                Poll::Pending => {}
+            }
+        }
+    }
+
+    /// Only looks whether the client has reset it. Ready when the call is over.
+    pub fn poll_reset(&mut self) -> Poll<()> {
+        let mut cx = Context::from_waker(&self.waker);
+        loop {
+            self.attention.begin();
+            match self.stage.poll_reset(&mut cx) {
+                Poll::Ready(()) => return Poll::Ready(()),
+                Poll::Pending if self.attention.rest() => return Poll::Pending,
+                Poll::Pending => {}
+            }
+        }
+    }
+
+    /// The server drains. To be polled after that.
+    pub fn drain(&mut self) {
+        if let Stage::Sending(sending) = &mut self.stage {
+            sending.content.drain();
+        }
+    }
+
+    /// Since when it has had something to send and no window.
+    pub fn stall(&self) -> Option<Stall> {
+        match &self.stage {
+            Stage::Sending(sending) => sending.stall,
+            _ => None,
+        }
+    }
+
+    /// Whether it is stalled, and the log has overtaken it meanwhile.
+    pub fn is_overtaken(&self) -> bool {
+        matches!(&self.stage, Stage::Sending(sending) if sending.stall.is_some() && sending.content.is_overtaken())
+    }
+
+    /// Resets the stream of a consumer that does not read; no other stream is concerned.
+    pub fn reset(&mut self, cause: Cause) {
+        if let Stage::Sending(sending) = &mut self.stage {
+            sending.stream.send_reset(NOT_READING);
+            sending.content.abandon(cause);
+        }
+        self.stage = Stage::Over;
+    }
+}
+
+enum Progress {
+    /// It could go on at once.
+    More,
+    Over,
+}
+
+impl Stage {
+    fn poll(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> Poll<Progress> {
+        if let Stage::Answering { answer, respond } = self {
+            if respond.poll_reset(cx).is_ready() {
+                return Poll::Ready(Progress::Over);
+            }
+            let (head, mut content) = ready!(answer.as_mut().poll(cx)).into_parts();
+            let empty = content.is_empty();
+            let Ok(stream) = respond.send_response(Response::from_parts(head, ()), empty) else {
+                content.abandon(Cause::ClientCancelled);
+                return Poll::Ready(Progress::Over);
+            };
+            if empty {
+                return Poll::Ready(Progress::Over);
+            }
+            if turn.draining {
+                content.drain();
+            }
+            *self = Stage::Sending(Sending { stream, content, pending: Bytes::new(), stall: None });
+        }
+        match self {
+            Stage::Sending(sending) => sending.poll(cx, turn),
+            _ => Poll::Ready(Progress::Over),
+        }
+    }
+
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Stage::Answering { respond, .. } => respond.poll_reset(cx).map(drop),
+            Stage::Sending(sending) => sending.poll_reset(cx),
+            Stage::Over => Poll::Ready(()),
+        }
+    }
+}
+
+impl Sending {
+    fn poll(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> Poll<Progress> {
+        for _ in 0..PARTS_PER_TURN {
+            if !self.pending.is_empty() && self.send_pending(cx, turn).is_pending() {
+                ready!(self.poll_reset(cx));
+                return Poll::Ready(Progress::Over);
+            }
+            match self.content.poll_part(cx) {
+                Poll::Ready(Some(Part::Messages(messages))) => self.pending = messages,
+                Poll::Ready(Some(Part::Trailers(trailers))) => {
+                    // It fails if the client has reset it just now.
+                    let _ = self.stream.send_trailers(trailers);
+                    return Poll::Ready(Progress::Over);
+                }
+                Poll::Ready(None) => {
+                    let _ = self.stream.send_data(Bytes::new(), true);
+                    return Poll::Ready(Progress::Over);
+                }
+                Poll::Pending => {
+                    ready!(self.poll_reset(cx));
+                    return Poll::Ready(Progress::Over);
+                }
+            }
+        }
+        Poll::Ready(Progress::More)
+    }
+
+    /// Gives `h2` as much as it has window for. Pending while there is none.
+    fn send_pending(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> Poll<()> {
+        while !self.pending.is_empty() {
+            self.stream.reserve_capacity(self.pending.len());
+            let room = self.stream.capacity();
+            if room >= self.pending.len() && self.stall.is_none() {
+                turn.grants += 1;
+            }
+            if room == 0 {
+                // `Some`: there is room now.
+                if let Poll::Ready(Some(Ok(_))) = self.stream.poll_capacity(cx) {
+                    continue;
+                }
+                turn.stalled = true;
+                self.stall.get_or_insert(Stall { since: turn.now, grants: turn.grants });
+                return Poll::Pending;
+            }
+            self.stall = None;
+            let piece = self.pending.split_to(room.min(self.pending.len()));
+            // It fails only if the client has reset the stream, which is what is asked next.
+            if self.stream.send_data(piece, false).is_err() {
+                self.pending = Bytes::new();
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(())
+    }
+
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let cause = match ready!(self.stream.poll_reset(cx)) {
+            Ok(_) => Cause::ClientCancelled,
+            Err(_) => Cause::ConnectionLost,
+        };
+        self.content.abandon(cause);
+        Poll::Ready(())
+    }
+}
+
+/// The body of a request, as `http` has it.
+pub(super) struct RequestBody(pub RecvStream);
+
+impl http_body::Body for RequestBody {
+    type Data = Bytes;
+    type Error = h2::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        let data = ready!(self.0.poll_data(cx));
+        Poll::Ready(data.map(|data| {
+            let data = data?;
+            // At once: what may be held of a request is bounded by whoever reads it.
+            let _ = self.0.flow_control().release_capacity(data.len());
+            Ok(Frame::data(data))
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+}

@@ -1,0 +1,140 @@
+//! The streams that ended lately, and why: for whoever asks later where a consumer went.
+
+use std::{collections::VecDeque, net::SocketAddr, time::SystemTime};
+
+use parking_lot::Mutex;
+
+use crate::{binding::AccountId, hub::Cursor};
+
+/// Streams that are kept.
+const KEPT: usize = 1000;
+/// Bindings of each that are kept, so that the whole is bounded.
+const KEPT_BINDINGS: usize = 16;
+
+/// Why a stream ended. Each way to end has one; none ends with OK.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// The server drained: `UNAVAILABLE` after `Draining`.
+    Drained,
+    /// The deadline that the client set with `grpc-timeout` passed.
+    DeadlineExceeded,
+    /// The log overtook a consumer that still read: `ABORTED`.
+    SlowConsumer,
+    /// The log overtook a consumer that had stopped to read: reset.
+    SlowConsumerNotReading,
+    /// The consumer took nothing for the whole of `grpc.stall_timeout`: reset.
+    NotReading,
+    /// The account was removed.
+    AccountRemoved,
+    /// The client reset the stream.
+    ClientCancelled,
+    /// The connection ended, or was cut when the grace of a drain was over.
+    ConnectionLost,
+    /// A defect of ours.
+    Internal,
+}
+
+impl Cause {
+    /// For logs, metrics and `AdminService`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Cause::Drained => "drained",
+            Cause::DeadlineExceeded => "deadline_exceeded",
+            Cause::SlowConsumer => "slow_consumer",
+            Cause::SlowConsumerNotReading => "slow_consumer_not_reading",
+            Cause::NotReading => "not_reading",
+            Cause::AccountRemoved => "account_removed",
+            Cause::ClientCancelled => "client_cancelled",
+            Cause::ConnectionLost => "connection_lost",
+            Cause::Internal => "internal",
+        }
+    }
+}
+
+/// Who reads a stream.
+#[derive(Debug, Clone)]
+pub struct Consumer {
+    /// Names the stream in logs and in `Subscribed`.
+    pub subscription_id: String,
+    /// Whose events.
+    pub account: AccountId,
+    /// As the client called itself, or empty.
+    pub client_name: String,
+    /// The other end of its connection.
+    pub peer: SocketAddr,
+    /// When the stream began.
+    pub began: SystemTime,
+}
+
+/// A stream that is over.
+#[derive(Debug, Clone)]
+pub struct EndedStream {
+    /// Who read it.
+    pub consumer: Consumer,
+    /// As they were requested; the first [of many](KEPT_BINDINGS).
+    pub bindings: Vec<String>,
+    /// Where it stood. A stream that was reset, or whose connection is gone, may not have sent the last batch before that.
+    pub position: Cursor,
+    /// Records between that and the end of the log.
+    pub lag: u64,
+    /// Events up to there.
+    pub delivered: u64,
+    /// When it ended.
+    pub ended: SystemTime,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// The last [`KEPT`] of them.
+#[derive(Debug, Default)]
+pub struct EndedStreams(Mutex<VecDeque<EndedStream>>);
+
+impl EndedStreams {
+    /// Those that ended last, newest first.
+    pub fn newest(&self, limit: usize) -> Vec<EndedStream> {
+        self.0.lock().iter().rev().take(limit).cloned().collect()
+    }
+
+    pub(super) fn push(&self, mut stream: EndedStream) {
+        stream.bindings.truncate(KEPT_BINDINGS);
+        let mut streams = self.0.lock();
+        if streams.len() == KEPT {
+            streams.pop_front();
+        }
+        streams.push_back(stream);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::{Epoch, Sequence};
+
+    #[test]
+    fn the_newest_come_first_and_the_oldest_go() {
+        let ended = EndedStreams::default();
+        for number in 0..KEPT as u64 + 5 {
+            ended.push(EndedStream {
+                consumer: Consumer {
+                    subscription_id: format!("s{number}"),
+                    account: "account0000000000000000000000002".parse().unwrap(),
+                    client_name: String::new(),
+                    peer: ([127, 0, 0, 1], 1).into(),
+                    began: SystemTime::UNIX_EPOCH,
+                },
+                bindings: vec!["call.*.*".into(); KEPT_BINDINGS + 1],
+                position: Cursor { epoch: Epoch(1), sequence: Sequence(number) },
+                lag: 0,
+                delivered: 0,
+                ended: SystemTime::UNIX_EPOCH,
+                cause: Cause::Drained,
+            });
+        }
+        let streams = ended.newest(usize::MAX);
+        assert_eq!(streams.len(), KEPT);
+        assert_eq!(streams[0].consumer.subscription_id, format!("s{}", KEPT + 4));
+        assert_eq!(streams[KEPT - 1].consumer.subscription_id, "s5");
+        assert_eq!(streams[0].bindings.len(), KEPT_BINDINGS);
+        assert_eq!(ended.newest(2).len(), 2);
+    }
+}
