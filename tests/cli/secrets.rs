@@ -179,7 +179,7 @@ impl Upstreams {
         let (good, refusing, echo) = (&self.good, &self.refusing, &self.echo);
         let mut text = format!(
             "[upstream]\ncrossbar_url = \"{}\"\nblackhole_url = \"{}\"\nbackoff_initial = \"20ms\"\n\
-             backoff_max = \"100ms\"\nbackoff_refused = \"100ms\"\nping_interval = \"200ms\"\nliveness_timeout = \"5s\"\n\
+             backoff_max = \"100ms\"\nbackoff_refused = \"300ms\"\nlogins_per_second = 1000\nping_interval = \"200ms\"\nliveness_timeout = \"5s\"\n\
              [grpc]\nlisten = \"127.0.0.1:0\"\n[telemetry]\nlog_filter = \"trace\"\nlog_format = \"{log_format}\"\n",
             good.crossbar_url(),
             good.blackhole_url()
@@ -302,7 +302,7 @@ async fn read(mut client: EventServiceClient<Channel>, request: proto::Subscribe
 }
 
 async fn ask(client: &mut EventServiceClient<Channel>, received: &Received) {
-    for number in (2..=11).chain([99]) {
+    for number in 2..=10 {
         let request = proto::GetAccountStatusRequest { account_id: id(number) };
         received.take(client.get_account_status(request).await.map(tonic::Response::into_inner));
     }
@@ -396,9 +396,9 @@ async fn nothing_secret_gets_out(log_format: &str) {
 
     let tokens = upstreams.tokens();
     assert!(tokens.len() >= 5, "{tokens:?}");
+    // By their parts, which a leak of the whole contains too.
     let mut secrets: BTreeSet<String> =
         tokens.iter().flat_map(|token| token.split('.')).map(str::to_owned).collect();
-    secrets.extend(tokens);
     for (username, password) in
         [("night watch", PASSWORD), ("demo", WRONG_PASSWORD), ("demo", ECHOED_PASSWORD)]
     {
