@@ -2,10 +2,11 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use rustls_pki_types::ServerName;
 use url::Url;
 
 use super::{
-    form::{BLACKHOLE, CROSSBAR, FilePath, Flag, Optional, Set, Share, Text, bytes, count, span, timeout},
+    form::{BLACKHOLE, CROSSBAR, FilePath, Flag, Optional, Parsed, Set, Share, bytes, count, span, timeout},
     reader::Checks,
     settings::settings,
 };
@@ -87,11 +88,18 @@ settings! {
         /// Trust only those of ca_file.
         only_ca_file: bool = false, as Flag;
         /// The name that the certificate is checked against and that is sent as SNI, instead of the URL's host.
-        server_name: Option<String> = None, as Optional(Text { what: "a host name", example: "kazoo.example.com" });
+        server_name: Option<String> = None, as Optional(SERVER_NAME);
     }
 }
 
 const DAY: Duration = Duration::from_hours(24);
+
+const SERVER_NAME: Parsed<String> = Parsed {
+    expected: "a host name or an IP address in quotes",
+    example: "kazoo.example.com",
+    parse: |text| ServerName::try_from(text).ok().map(|_| text.to_owned()),
+    show: String::clone,
+};
 
 const KINDS: Set<OptIn> = Set {
     expected: "a list of the kinds that need to be turned on: \"conference.command\"",

@@ -191,10 +191,9 @@ impl Connector {
     }
 }
 
-/// rustls' own words are about certificates and alerts: nothing secret, nothing that the peer wrote.
 fn tls_error(error: io::Error) -> ConnectError {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        Some(error) => ConnectError::Tls(error.to_string()),
+        Some(error) => ConnectError::Tls(tls::in_words(error)),
         None => ConnectError::Io(error.kind()),
     }
 }

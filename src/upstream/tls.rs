@@ -64,6 +64,17 @@ pub(crate) fn trusting_nothing() -> Result<ClientConfig, TlsSetupError> {
     with_roots(RootCertStore::empty())
 }
 
+/// rustls' own words: about certificates and alerts, nothing secret. Where they list the names in the peer's certificate,
+/// their length is the peer's choice, and they go to every consumer of the account: they are cut.
+pub(crate) fn in_words(error: &rustls::Error) -> String {
+    const MAX: usize = 200;
+    let text = error.to_string();
+    match text.char_indices().nth(MAX) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}
+
 /// The provider is named, never taken from the process: which crate installed a default, and when, must not matter.
 fn with_roots(roots: RootCertStore) -> Result<ClientConfig, TlsSetupError> {
     let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -111,6 +122,17 @@ mod tests {
         };
         let error = client_config(&settings).unwrap_err();
         assert_eq!(error.to_string(), "the CA file /nowhere/ca.pem cannot be read: entity not found");
+    }
+
+    #[test]
+    fn a_peer_does_not_decide_how_long_an_error_is() {
+        let presented = (0..1000).map(|n| format!("DnsName(\"{n}.example.com\")")).collect();
+        let expected = rustls_pki_types::ServerName::try_from("kazoo.example.com").unwrap();
+        let error = rustls::CertificateError::NotValidForNameContext { expected, presented };
+        let text = in_words(&error.into());
+        assert!(text.contains("not valid for name \"kazoo.example.com\""), "{text}");
+        assert!(text.len() < 250, "{}", text.len());
+        assert_eq!(in_words(&rustls::Error::DecryptError), rustls::Error::DecryptError.to_string());
     }
 
     #[test]

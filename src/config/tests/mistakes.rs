@@ -99,6 +99,11 @@ fn mistakes_are_named() {
             "upstream.tls.only_ca_file: only_ca_file needs a ca_file",
         ),
         (
+            "[upstream.tls]\nserver_name = \"kazoo\\r\\nx: y\"".into(),
+            "upstream.tls.server_name: found \"kazoo\\r\\nx: y\", expected a host name",
+        ),
+        ("[upstream.tls]\nserver_name = \"\"".into(), "upstream.tls.server_name: found \"\", expected a host name"),
+        (
             "[telemetry]\nlog_format = \"xml\"".into(),
             "telemetry.log_format: found \"xml\", expected \"text\" or \"json\"",
         ),

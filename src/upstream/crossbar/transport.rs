@@ -1,6 +1,11 @@
 //! How requests get to Crossbar: the seam, and the real one.
 
-use std::{collections::HashMap, error::Error as _, io, net::SocketAddr};
+use std::{
+    collections::HashMap,
+    error::Error as _,
+    io,
+    net::{Ipv6Addr, SocketAddr},
+};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
@@ -135,7 +140,10 @@ fn rename(request: &mut reqwest::Request, name: &str) -> Result<(), TransportErr
         (host, Some(port)) => format!("{host}:{port}"),
         (host, None) => host.to_owned(),
     };
-    url.set_host(Some(name)).map_err(|_| invalid())?;
+    match name.parse::<Ipv6Addr>() {
+        Ok(address) => url.set_ip_host(address.into()).map_err(|()| invalid())?,
+        Err(_) => url.set_host(Some(name)).map_err(|_| invalid())?,
+    }
     let authority = HeaderValue::from_str(&authority).map_err(|_| invalid())?;
     request.headers_mut().insert(header::HOST, authority);
     Ok(())
@@ -178,8 +186,8 @@ impl Transport for ReqwestTransport {
 fn error(error: reqwest::Error) -> TransportError {
     let mut cause = error.source();
     while let Some(inner) = cause {
-        if let Some(tls) = inner.downcast_ref::<rustls::Error>() {
-            return TransportError::Tls(tls.to_string());
+        if let Some(error) = inner.downcast_ref::<rustls::Error>() {
+            return TransportError::Tls(tls::in_words(error));
         }
         let io = inner.downcast_ref::<io::Error>();
         if io.is_some_and(|io| io.kind() == io::ErrorKind::ConnectionRefused) {
