@@ -102,7 +102,10 @@ fn mistakes_are_named() {
             "[upstream.tls]\nserver_name = \"kazoo\\r\\nx: y\"".into(),
             "upstream.tls.server_name: found \"kazoo\\r\\nx: y\", expected a host name",
         ),
-        ("[upstream.tls]\nserver_name = \"\"".into(), "upstream.tls.server_name: found \"\", expected a host name"),
+        (
+            "[upstream.tls]\nserver_name = \"\"".into(),
+            "upstream.tls.server_name: found \"\", expected a host name",
+        ),
         (
             "[telemetry]\nlog_format = \"xml\"".into(),
             "telemetry.log_format: found \"xml\", expected \"text\" or \"json\"",
