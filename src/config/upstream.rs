@@ -49,6 +49,10 @@ settings! {
         backoff_reset_after: Duration = Duration::from_secs(60), as timeout();
         /// Logins started a second at most, at each Crossbar, by all accounts of this process together.
         logins_per_second: u32 = 20, as count(1, 100_000);
+        /// Requests of all kinds started a second at most, at each Crossbar, by all accounts together: each login brings one
+        /// or two more, each account one in descendants_interval, and who asks for an account that nobody knows one for
+        /// each account.
+        crossbar_requests_per_second: u32 = 100, as count(1, 100_000);
         /// Requests in flight at most, at each Crossbar, of all accounts together. A host that hangs keeps its own only.
         crossbar_in_flight: usize = 8, as count(1, 10_000);
         /// Connections being opened at most, at each blackhole, by all accounts together.

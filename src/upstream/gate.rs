@@ -21,6 +21,7 @@ pub struct Gate {
     crossbar_in_flight: usize,
     connects_in_flight: usize,
     login_interval: Duration,
+    request_interval: Duration,
     crossbars: Mutex<HashMap<String, Arc<Host>>>,
     blackholes: Mutex<HashMap<String, Arc<Host>>>,
 }
@@ -35,8 +36,25 @@ pub struct Pass {
 #[derive(Debug)]
 struct Host {
     places: Arc<Semaphore>,
-    /// When the next login may begin.
-    next: Mutex<Instant>,
+    logins: Pace,
+    requests: Pace,
+}
+
+/// One after the other, evenly spaced.
+#[derive(Debug)]
+struct Pace(Mutex<Instant>);
+
+impl Pace {
+    /// Waits for the next turn. It is not given back: who gives up leaves a hole, nobody comes early.
+    async fn turn(&self, interval: Duration) {
+        let turn = {
+            let mut next = self.0.lock();
+            let turn = (*next).max(Instant::now());
+            *next = turn + interval;
+            turn
+        };
+        sleep_until(turn).await;
+    }
 }
 
 impl Host {
@@ -44,14 +62,6 @@ impl Host {
     async fn enter(&self) -> Pass {
         // It is never closed.
         Pass { _permit: self.places.clone().acquire_owned().await.ok() }
-    }
-
-    /// Takes the next moment for a login. It is not given back: who gives up leaves a hole, nobody comes early.
-    fn take_turn(&self, interval: Duration) -> Instant {
-        let mut next = self.next.lock();
-        let turn = (*next).max(Instant::now());
-        *next = turn + interval;
-        turn
     }
 }
 
@@ -69,6 +79,7 @@ impl Gate {
             crossbar_in_flight: settings.crossbar_in_flight,
             connects_in_flight: settings.connects_in_flight,
             login_interval: Duration::from_secs(1) / settings.logins_per_second.max(1),
+            request_interval: Duration::from_secs(1) / settings.crossbar_requests_per_second.max(1),
             crossbars: Mutex::default(),
             blackholes: Mutex::default(),
         }
@@ -77,14 +88,17 @@ impl Gate {
     /// Waits until a login at this Crossbar may begin.
     pub async fn login(&self, crossbar: &Url) -> Pass {
         let host = host(&self.crossbars, crossbar, self.crossbar_in_flight);
-        // The turn first: who waits for it holds no place.
-        sleep_until(host.take_turn(self.login_interval)).await;
+        // The turns first: who waits for one holds no place.
+        host.logins.turn(self.login_interval).await;
+        host.requests.turn(self.request_interval).await;
         host.enter().await
     }
 
-    /// Waits until another request to this Crossbar may begin. How many there are follows from the logins.
+    /// Waits until another request to this Crossbar may begin.
     pub async fn read(&self, crossbar: &Url) -> Pass {
-        host(&self.crossbars, crossbar, self.crossbar_in_flight).enter().await
+        let host = host(&self.crossbars, crossbar, self.crossbar_in_flight);
+        host.requests.turn(self.request_interval).await;
+        host.enter().await
     }
 
     /// Waits until a connection to this blackhole may be opened.
@@ -99,8 +113,8 @@ fn host(hosts: &Mutex<HashMap<String, Arc<Host>>>, url: &Url, places: usize) -> 
         format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default());
     let mut hosts = hosts.lock();
     let host = hosts.entry(name).or_insert_with(|| {
-        let (places, next) = (Arc::new(Semaphore::new(places.max(1))), Mutex::new(Instant::now()));
-        Arc::new(Host { places, next })
+        let (logins, requests) = (Pace(Mutex::new(Instant::now())), Pace(Mutex::new(Instant::now())));
+        Arc::new(Host { places: Arc::new(Semaphore::new(places.max(1))), logins, requests })
     });
     Arc::clone(host)
 }
@@ -114,6 +128,7 @@ mod tests {
     fn gate() -> Gate {
         Gate::new(&config::Upstream {
             logins_per_second: 10,
+            crossbar_requests_per_second: 1000,
             crossbar_in_flight: 2,
             connects_in_flight: 1,
             ..config::Upstream::default()
@@ -141,18 +156,41 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn logins_that_wait_hold_up_no_other_request() {
+        let gate = Gate::new(&config::Upstream {
+            logins_per_second: 1,
+            crossbar_requests_per_second: 4,
+            ..config::Upstream::default()
+        });
+        let (crossbar, start) = (url("http://a:8000/"), Instant::now());
+        let millis = || start.elapsed().as_millis() / 10 * 10;
+        let login = async || {
+            drop(gate.login(&crossbar).await);
+            millis()
+        };
+        let read = async || {
+            drop(gate.read(&crossbar).await);
+            millis()
+        };
+        let (logins, reads) =
+            tokio::join!(join_all((0..3).map(|_| login())), join_all((0..3).map(|_| read())));
+        assert_eq!((logins, reads), (vec![0, 1000, 2000], vec![250, 500, 750]));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_place_is_given_back_however_its_holder_ends() {
         let gate = gate();
         let crossbar = url("http://a:8000/");
         let (first, second) = (gate.read(&crossbar).await, gate.read(&crossbar).await);
-        assert!(gate.read(&crossbar).now_or_never().is_none(), "both are taken");
+        let soon = || tokio::time::timeout(Duration::from_secs(1), gate.read(&crossbar));
+        assert!(soon().await.is_err(), "both are taken");
         drop(first);
         let cancelled = tokio::time::timeout(Duration::from_secs(1), async {
             let _pass = gate.read(&crossbar).await;
             std::future::pending::<()>().await;
         });
         assert!(cancelled.await.is_err());
-        let third = gate.read(&crossbar).now_or_never().expect("given back");
+        let third = soon().await.expect("given back");
         drop((second, third));
     }
 
