@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use hawking::{
     binding::{AccountId, Binding, OptIn},
     cli::serve::Gateway,
-    clock::TokioClock,
+    clock::{TokioClock, WallClock},
     config::{Config, Credentials},
     hub::{
         BindingState, EventFilter, GapReason, Item, OverflowPolicy, PayloadFormat, ReplayMissPolicy, Start,
@@ -385,6 +385,8 @@ async fn the_session_ends_for_its_descendants_too() {
 
 /// How many descendants the budget is counted with.
 const MANY: usize = 300;
+/// Every how many-th of them wants all kinds of events.
+const ALL_EVERY: usize = 20;
 
 fn subscribe_spec(bindings: &[&str]) -> SubscribeSpec {
     let parse = |text: &&str| Binding::parse(text, &OptIn::default()).expect("a binding");
@@ -454,12 +456,12 @@ async fn three_hundred_descendants_stay_inside_the_budget_and_apart() {
         let hub = gateway.hub();
         async move {
             let account = hub.lookup(child(number)).await.expect("it is known");
-            let bindings: &[&str] = if number.is_multiple_of(10) { &ALL_KINDS } else { &["call.*.*"] };
+            let bindings: &[&str] = if number.is_multiple_of(ALL_EVERY) { &ALL_KINDS } else { &["call.*.*"] };
             account.subscribe(subscribe_spec(bindings)).await.expect("a subscription")
         }
     };
     let mut subscriptions = futures_util::future::join_all((0..MANY).map(subscribe)).await;
-    let bindings = MANY + MANY / 10 * (ALL_KINDS.len() - 1);
+    let bindings = MANY + MANY / ALL_EVERY * (ALL_KINDS.len() - 1);
 
     // Bound as fast as the share of the bucket allows, and no faster.
     let is_active = |number| {
@@ -473,18 +475,24 @@ async fn three_hundred_descendants_stay_inside_the_budget_and_apart() {
     let per_second = f64::from(limits.rate_per_second) * limits.rate_share;
     let least = (bindings as f64 - f64::from(limits.rate_burst) * limits.rate_share) / per_second;
     assert!(begun.elapsed() >= Duration::from_secs_f64(least.max(0.0)), "{:?}", begun.elapsed());
-    assert_eq!(sim.subscribe_requests().len(), bindings, "each once");
+    let asked: BTreeSet<(String, String)> = sim
+        .subscribe_requests()
+        .into_iter()
+        .take(bindings)
+        .map(|asked| (asked.account_id, asked.binding))
+        .collect();
+    assert_eq!(asked.len(), bindings, "each once, before any is refreshed");
 
     // Events of all kinds for all, also for those that want none of them.
     let random = SeededRandom::new(11);
     let mut expected: BTreeMap<usize, Vec<String>> = BTreeMap::new();
-    for round in 0..1000 {
+    for round in 0..400 {
         let number = random.next_u64() as usize % MANY;
         let kind = random.next_u64() as usize % ALL_KINDS.len();
         let tag = format!("{round}");
         let event = one_of_each(sim.account(&child(number)).unwrap(), &tag).swap_remove(kind);
         sim.publish(&event).unwrap();
-        if kind == 0 || number.is_multiple_of(10) {
+        if kind == 0 || number.is_multiple_of(ALL_EVERY) {
             expected.entry(number).or_default().push(format!("{tag}-{kind}"));
         }
     }
@@ -494,14 +502,46 @@ async fn three_hundred_descendants_stay_inside_the_budget_and_apart() {
         assert_eq!(ids, expected.remove(&number).unwrap_or_default(), "child {number}");
     }
 
-    // What blackhole sent and took, from its own record.
-    let sent = sim.record().into_iter().filter_map(|exchange| match exchange.what {
-        Happening::Sent(Frame::Text(text)) => Some(text),
-        _ => None,
-    });
-    assert!(!sent.clone().any(|text| text.contains("rate limiting")), "not once over the limit");
-    let bytes: usize = sent.map(|text| text.len()).sum();
-    println!("{bindings} bindings in {:?}; {bytes} bytes", begun.elapsed());
+    // Everything is asked for again within the interval, and a little for those that are asked for last.
+    let bound = clock.now();
+    tokio::time::sleep(limits.refresh_interval.mul_f64(1.1)).await;
+    let (mut refreshes, mut replies) = (Vec::new(), Vec::new());
+    let mut again: BTreeSet<String> = BTreeSet::new();
+    for exchange in sim.record() {
+        match exchange.what {
+            Happening::Received(Frame::Text(text)) if exchange.at > bound => {
+                let mut command: serde_json::Value = serde_json::from_str(&text).unwrap();
+                again.insert(command["data"].take().to_string());
+                refreshes.push((exchange.at, 1));
+            }
+            Happening::Sent(Frame::Text(text)) => {
+                assert!(!text.contains("rate limiting"), "not once over the limit: {text}");
+                if exchange.at > bound {
+                    replies.push((exchange.at, text.len()));
+                }
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(again.len(), bindings);
+    // A window holds one more than its share at most, and what it began with.
+    let tokens = most_in_a_window(&refreshes) as f64;
+    assert!(tokens <= per_second * limits.refresh_share * WINDOW.as_secs_f64() + 1.0, "{tokens} tokens");
+    let largest = replies.iter().map(|(_, bytes)| *bytes).max().unwrap();
+    let bytes = most_in_a_window(&replies);
+    assert!(bytes <= limits.refresh_bytes_per_second * WINDOW.as_secs() as usize + largest, "{bytes} bytes");
     gateway.stop().await;
     sim.shutdown().await;
+}
+
+/// In which the budget is counted.
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// What came to the most in any window.
+fn most_in_a_window(of: &[(SystemTime, usize)]) -> usize {
+    let from = |start: usize| {
+        let within = of[start..].iter().take_while(|(at, _)| *at < of[start].0 + WINDOW);
+        within.map(|(_, what)| what).sum()
+    };
+    (0..of.len()).map(from).max().unwrap_or_default()
 }
