@@ -6,7 +6,10 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::{bindings::Listener, topic};
+use super::{
+    bindings::Listener,
+    topic::{self, Topic},
+};
 use crate::binding::Flavour;
 
 /// A row of the dispatcher's table: a session, and the name by which it asked.
@@ -44,8 +47,15 @@ pub(super) struct Broker {
     /// A hook on every account's call events. It does not replace the others: both bring the event (F42).
     hook_on_all: bool,
     topics: HashSet<String>,
-    /// Keys to responders, in order of subscription.
-    table: BTreeMap<String, Vec<Responder>>,
+    table: BTreeMap<String, Row>,
+}
+
+/// What stands under a key.
+#[derive(Debug)]
+struct Row {
+    topic: Topic,
+    /// In order of subscription.
+    responders: Vec<Responder>,
 }
 
 impl Broker {
@@ -62,17 +72,20 @@ impl Broker {
 
     /// Puts a session into the table; once for each name and key.
     pub fn bind(&mut self, key: &str, responder: Responder) {
-        let responders = self.table.entry(key.to_owned()).or_default();
-        if !responders.contains(&responder) {
-            responders.push(responder);
+        let row = self
+            .table
+            .entry(key.to_owned())
+            .or_insert_with(|| Row { topic: Topic::new(key), responders: Vec::new() });
+        if !row.responders.contains(&responder) {
+            row.responders.push(responder);
         }
     }
 
     /// Takes a session out of the table.
     pub fn unbind(&mut self, key: &str, responder: &Responder) {
-        if let Some(responders) = self.table.get_mut(key) {
-            responders.retain(|held| held != responder);
-            if responders.is_empty() {
+        if let Some(row) = self.table.get_mut(key) {
+            row.responders.retain(|held| held != responder);
+            if row.responders.is_empty() {
                 self.table.remove(key);
             }
         }
@@ -140,9 +153,12 @@ impl Broker {
             Route::Amqp => usize::from(self.topics.iter().any(|pattern| topic::amqp(pattern, routing_key))),
             Route::Direct => 1,
         };
-        let keys = self.keys(routing_key);
-        let deliveries = keys.into_iter().flat_map(|(key, responders)| {
-            responders.iter().rev().map(|responder| Delivery {
+        if times == 0 {
+            return Vec::new();
+        }
+        let rows = self.rows(routing_key);
+        let deliveries = rows.into_iter().flat_map(|(key, row)| {
+            row.responders.iter().rev().map(|responder| Delivery {
                 session: responder.session,
                 subscribed_key: responder.subscribed_key.clone(),
                 subscription_key: key.clone(),
@@ -154,7 +170,7 @@ impl Broker {
 
     /// The rows of the table that an event goes to. K5 looks some up by exact keys first, and where one of these is there,
     /// passes over all others that match (G16).
-    fn keys(&self, routing_key: &str) -> Vec<(&String, &Vec<Responder>)> {
+    fn rows(&self, routing_key: &str) -> Vec<(&String, &Row)> {
         if self.flavour == Flavour::K5 {
             let exact: Vec<_> =
                 exact_keys(routing_key).iter().filter_map(|key| self.table.get_key_value(key)).collect();
@@ -162,7 +178,8 @@ impl Broker {
                 return exact;
             }
         }
-        self.table.iter().filter(|(key, _)| topic::blackhole(key, routing_key)).collect()
+        let words: Vec<&str> = routing_key.split('.').collect();
+        self.table.iter().filter(|(_, row)| row.topic.meets(&words)).collect()
     }
 }
 

@@ -217,7 +217,7 @@ impl Cluster {
         Opened { node, outbox, cut }
     }
 
-    /// What the audit shows of a session follows each request that succeeds.
+    /// What the audit shows of a session has changed.
     pub fn update(&self, connection: u64, context: &Context) {
         if let Some(session) = self.sessions.lock().get_mut(&connection) {
             session.account = context.account();

@@ -54,7 +54,7 @@ pub(super) struct Context {
 }
 
 /// What a request that succeeds leaves behind.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct State {
     account: Option<AccountId>,
     holdings: Holdings,
@@ -67,9 +67,20 @@ type Refusal = String;
 
 /// A request that succeeded.
 struct Success {
-    state: State,
-    answered: bool,
+    /// Whom the session is authenticated as from now on.
+    account: Option<AccountId>,
+    answer: Answer,
     changes: Vec<Change>,
+}
+
+/// What a request that succeeded is answered with.
+enum Answer {
+    /// This `data`.
+    New(String),
+    /// The `data` of the last one.
+    Stale,
+    /// Nothing.
+    None,
 }
 
 impl Context {
@@ -107,24 +118,31 @@ impl Context {
             message.non_empty("request_id").unwrap_or_else(|| hex32(cluster.settings.random.as_ref()));
         let action = message.non_empty("action").unwrap_or_else(|| "noop".to_owned());
 
-        let (status, data, changes) = match self.execute(cluster, &action, &message)? {
-            Ok(Success { state, answered, changes }) => {
-                self.state = state;
-                if !answered {
-                    return Ok(Outcome { reply: None, changes });
-                }
-                ("success", self.state.data.clone(), changes)
+        let id = Json::from(request_id);
+        let reply = |status, data: &str| {
+            Some(format!(r#"{{"action":"reply","request_id":{id},"status":"{status}","data":{data}}}"#))
+        };
+        Ok(match self.execute(cluster, &action, &message)? {
+            Ok(Success { account, answer, changes }) => {
+                self.state.account = account;
+                let reply = match answer {
+                    Answer::New(data) => {
+                        self.state.data = data;
+                        reply("success", &self.state.data)
+                    }
+                    Answer::Stale => reply("success", &self.state.data),
+                    Answer::None => None,
+                };
+                Outcome { reply, changes }
             }
             Err(refusal) => {
                 let data = Json::Object(vec![("errors".into(), Json::Array(vec![refusal.into()]))]);
-                ("error", data.to_string(), Vec::new())
+                Outcome { reply: reply("error", &data.to_string()), changes: Vec::new() }
             }
-        };
-        let id = Json::from(request_id);
-        let reply = format!(r#"{{"action":"reply","request_id":{id},"status":"{status}","data":{data}}}"#);
-        Ok(Outcome { reply: Some(reply), changes })
+        })
     }
 
+    /// Nothing of the session's state is changed before the request has succeeded.
     fn execute(
         &mut self,
         cluster: &Cluster,
@@ -135,10 +153,10 @@ impl Context {
         if !self.bucket.take(cluster.settings.stopwatch.elapsed()) {
             return Ok(Err(format!("rate limiting threshold hit for {}!", self.session_id)));
         }
-        let mut state = self.state.clone();
-        if state.account.is_none() && needs_authentication(action) {
+        let mut account = self.state.account;
+        if account.is_none() && needs_authentication(action) {
             match authenticate(cluster, message) {
-                Ok(account) => state.account = Some(account),
+                Ok(own) => account = Some(own),
                 Err(refusal) => return Ok(Err(refusal)),
             }
         }
@@ -147,23 +165,25 @@ impl Context {
         let (subscribe, unsubscribe) = (handled("subscribe"), handled("unsubscribe"));
         let ping = cluster.ping_enabled() && handled("ping");
         if !subscribe && !unsubscribe {
-            if flavour == Flavour::K5 && handled("api") {
-                return Ok(api(message).map(|()| Success { state, answered: false, changes: Vec::new() }));
-            }
-            if ping {
-                state.data = r#"{"response":"pong"}"#.to_owned();
-            }
-            // Elsewhere what nobody handles succeeds, with the data of the last success (F16).
-            let answered = ping || flavour != Flavour::K5;
-            return Ok(Ok(Success { state, answered, changes: Vec::new() }));
+            let answer = match flavour {
+                Flavour::K5 if handled("api") => match api(message) {
+                    Ok(()) => Answer::None,
+                    Err(refusal) => return Ok(Err(refusal)),
+                },
+                _ if ping => Answer::New(r#"{"response":"pong"}"#.to_owned()),
+                Flavour::K5 => Answer::None,
+                // What nobody handles succeeds (F16).
+                Flavour::K4 | Flavour::V4_3 => Answer::Stale,
+            };
+            return Ok(Ok(Success { account, answer, changes: Vec::new() }));
         }
-        let admin = state.account.is_some_and(|account| cluster.is_superduper_admin(&account));
-        let subscription = match Subscription::read(message, flavour, state.account, admin)? {
+        let admin = account.is_some_and(|account| cluster.is_superduper_admin(&account));
+        let subscription = match Subscription::read(message, flavour, account, admin)? {
             Ok(subscription) => subscription,
             Err(refusal) => return Ok(Err(refusal)),
         };
         // There is no authorization on unsubscribe (F37).
-        if subscribe && let Err(refusal) = authorize(cluster, state.account, &subscription) {
+        if subscribe && let Err(refusal) = authorize(cluster, account, &subscription) {
             return Ok(Err(refusal));
         }
         let mut resolved: Vec<Resolved> = Vec::new();
@@ -177,22 +197,19 @@ impl Context {
             }
             resolved.extend(of_one);
         }
-        // A wildcard action runs both on the state as it was; the one that ran last is kept (R12).
+        let holdings = &mut self.state.holdings;
         let mut changes = Vec::new();
-        let mut after = state.clone();
-        if subscribe {
-            after = state.clone();
-            let (data, caused) = after.holdings.subscribe(self.session, resolved.clone());
-            after.data = data.to_string();
-            changes.extend(caused);
+        if subscribe && unsubscribe {
+            // A wildcard action runs both on the state as it was; the one that ran last is kept (R12).
+            changes = holdings.clone().subscribe(self.session, resolved.clone()).1;
         }
-        if unsubscribe {
-            after = state;
-            let (data, caused) = after.holdings.unsubscribe(self.session, resolved);
-            after.data = data.to_string();
-            changes.extend(caused);
-        }
-        Ok(Ok(Success { state: after, answered: true, changes }))
+        let (data, caused) = if unsubscribe {
+            holdings.unsubscribe(self.session, resolved)
+        } else {
+            holdings.subscribe(self.session, resolved)
+        };
+        changes.extend(caused);
+        Ok(Ok(Success { account, answer: Answer::New(data.to_string()), changes }))
     }
 }
 

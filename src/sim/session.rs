@@ -233,12 +233,16 @@ impl<S: Io> Session<S> {
     }
 
     fn request(&mut self, text: &str) -> Result<(), Crash> {
+        let before = self.context.account();
         let outcome = self.context.handle(&self.cluster, text)?;
         // Queued before the broker changes: no event that a subscription brings can overtake its reply.
         if let Some(reply) = outcome.reply {
             self.cluster.reply(self.connection, reply);
         }
-        self.cluster.update(self.connection, &self.context);
+        let listed = |change: &Change| matches!(change, Change::Bind { .. } | Change::Unbind { .. });
+        if outcome.changes.iter().any(listed) || self.context.account() != before {
+            self.cluster.update(self.connection, &self.context);
+        }
         let delay = self.cluster.faults.bind_delay();
         if outcome.changes.is_empty() || (delay.is_zero() && self.late.is_empty()) {
             self.apply(outcome.changes);

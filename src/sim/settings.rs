@@ -1,6 +1,11 @@
 //! What a simulator is started with.
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use jiff::tz::TimeZone;
 
@@ -10,8 +15,8 @@ use super::{
 };
 use crate::{
     binding::Flavour,
-    clock::{SharedClock, SystemClock},
-    random::{SharedRandom, SystemRandom},
+    clock::{SharedClock, SystemClock, TokioClock},
+    random::{SeededRandom, SharedRandom, SystemRandom},
 };
 
 /// Everything a simulator is started with. The default has the four accounts of the recordings, listens on free ports of
@@ -99,6 +104,16 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// For a simulated run: the wall clock shows `start` now and goes with tokio's, and the same seed gives the same ids and
+    /// the same chances. For [`Simulator::in_memory`](super::Simulator::in_memory) under a paused clock.
+    pub fn simulated(start: SystemTime, seed: u64) -> Self {
+        Self {
+            clock: Arc::new(TokioClock::starting_at(start)),
+            random: Arc::new(SeededRandom::new(seed)),
+            ..Self::default()
+        }
+    }
+
     /// [`Settings::send_timeout`], or the flavour's own.
     pub(super) fn send_timeout(&self) -> Duration {
         self.send_timeout.unwrap_or(match self.flavour {

@@ -5,6 +5,22 @@ use smallvec::SmallVec;
 /// The words of a topic. Each event is compared with each pattern there is: that must not allocate.
 type Words<'a> = SmallVec<[&'a str; 8]>;
 
+/// A topic that is kept, its words told apart.
+#[derive(Debug, Clone)]
+pub(super) struct Topic(Vec<Box<str>>);
+
+impl Topic {
+    pub fn new(text: &str) -> Self {
+        Self(text.split('.').map(Box::from).collect())
+    }
+
+    /// [`blackhole`], for a topic of which the words are known.
+    pub fn meets(&self, other: &[&str]) -> bool {
+        let words: Words<'_> = self.0.iter().map(|word| &**word).collect();
+        one_way(&words, other) || one_way(other, &words)
+    }
+}
+
 /// Whether an AMQP topic pattern lets a routing key through: `*` is one word, `#` any number of words, none included.
 pub(super) fn amqp(pattern: &str, key: &str) -> bool {
     let pattern: Words<'_> = pattern.split('.').collect();

@@ -11,7 +11,6 @@ use bytes::Bytes;
 use hawking::{
     binding::{AccountId, Flavour},
     clock::TokioClock,
-    random::SeededRandom,
     sim::{CrossbarFault, Door, Ending, Event, Frame, Happening, Loss, ReplyLoss, Settings, Simulator},
     upstream::TransportError,
 };
@@ -25,12 +24,7 @@ const ACCOUNT: &str = "account0000000000000000000000002";
 const OBJECT: &str = "object.doc_edited.device";
 
 fn settings() -> Settings {
-    let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_486_800);
-    Settings {
-        clock: Arc::new(TokioClock::starting_at(start)),
-        random: Arc::new(SeededRandom::new(1)),
-        ..Settings::default()
-    }
+    Settings::simulated(SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_486_800), 1)
 }
 
 fn simulator() -> Simulator {
