@@ -120,6 +120,23 @@ pub struct SubscribeRequest {
     pub binding: String,
 }
 
+/// An open session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// The number of its connection: what faults that concern one session take.
+    pub connection: u64,
+    /// The node that it is on, counted from 0.
+    pub node: usize,
+    /// The account that it is authenticated as.
+    pub account: Option<AccountId>,
+    /// Its bindings, as the audit lists them.
+    pub bindings: Vec<String>,
+    /// Frames that were not written yet.
+    pub waiting: usize,
+    /// The most that ever waited for its socket.
+    pub peak: usize,
+}
+
 impl Simulator {
     /// Starts a simulator on the listeners that the settings name.
     ///
@@ -260,12 +277,27 @@ impl Simulator {
         self.inner.cluster.queue_peak()
     }
 
-    /// The sessions that are open now.
+    /// The sessions that are open now, the oldest first.
+    pub fn sessions(&self) -> Vec<Session> {
+        let listed = self.inner.cluster.sessions().into_iter();
+        listed
+            .map(|session| Session {
+                connection: session.connection,
+                node: session.node,
+                account: session.account,
+                bindings: session.names,
+                waiting: session.waiting,
+                peak: session.peak,
+            })
+            .collect()
+    }
+
+    /// How many sessions are open now.
     pub fn connections(&self) -> usize {
         self.inner.cluster.open_sessions()
     }
 
-    /// The sessions that were ever opened.
+    /// How many sessions were ever opened.
     pub fn connections_total(&self) -> u64 {
         self.inner.cluster.sessions_opened()
     }

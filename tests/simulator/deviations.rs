@@ -71,12 +71,9 @@ pub const DEVIATIONS: &[Deviation] = &[
         why: "they are not simulated: their exchanges are guesses even in the recording",
     },
     Deviation {
-        recordings: &["k5 85"],
-        what: "one list of reference counts is not compared",
-        why: "it contains what a session that was killed in another recording had left behind",
-    },
-    Deviation {
-        recordings: &["k5 70", "k5 72", "k5 74", "k5 75", "k5 80", "k5 81", "k5 82", "k5 83", "k5 84"],
+        recordings: &[
+            "k5 70", "k5 72", "k5 74", "k5 75", "k5 80", "k5 81", "k5 82", "k5 83", "k5 84", "k5 85",
+        ],
         what: "events that the recorder published without saying so are told from what came and from its remarks",
         why: "the lines do not have them",
     },

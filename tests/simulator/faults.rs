@@ -178,12 +178,7 @@ async fn a_frozen_session_is_open_and_silent() {
     let sim = simulator();
     let mut frozen = ready(&sim, OBJECT).await;
     let mut other = ready(&sim, "call.*.*").await;
-    let first = sim
-        .record()
-        .iter()
-        .find(|exchange| matches!(exchange.what, Happening::Opened { .. }))
-        .unwrap()
-        .connection;
+    let first = sim.sessions()[0].connection;
     assert_eq!(sim.freeze(Some(first)), 1);
     assert_eq!(sim.publish(&device(&sim, "d")), Ok(1));
     frozen.send(Message::Ping("x".into())).await;

@@ -337,10 +337,6 @@ impl Player<'_> {
 
     /// The reference counts of what is listened to. (What it is called is Erlang's.)
     fn counted(&mut self, at: usize, recorded: &str) {
-        // A killed session of another scenario had left some behind.
-        if recorded.starts_with("A closed") {
-            return;
-        }
         let recorded: Value = serde_json::from_str(&recorded[recorded.find('[').unwrap()..]).unwrap();
         let counts = self.sim.control("/counts", json!({})).unwrap();
         let numbers = |list: &Value| {
