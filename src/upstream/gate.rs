@@ -40,17 +40,21 @@ struct Host {
     requests: Pace,
 }
 
-/// One after the other, evenly spaced.
-#[derive(Debug)]
-struct Pace(Mutex<Instant>);
+/// One after the other, evenly spaced, but for a few at once after a pause.
+#[derive(Debug, Default)]
+struct Pace(Mutex<Option<Instant>>);
 
 impl Pace {
     /// Waits for the next turn. It is not given back: who gives up leaves a hole, nobody comes early.
-    async fn turn(&self, interval: Duration) {
+    async fn turn(&self, interval: Duration, at_once: usize) {
         let turn = {
+            let now = Instant::now();
+            let ahead = interval * u32::try_from(at_once.saturating_sub(1)).unwrap_or(u32::MAX);
             let mut next = self.0.lock();
-            let turn = (*next).max(Instant::now());
-            *next = turn + interval;
+            // A clock that has just started cannot go back so far: then the first ones wait.
+            let earliest = now.checked_sub(ahead).unwrap_or(now);
+            let turn = next.map_or(earliest, |next| next.max(earliest));
+            *next = Some(turn + interval);
             turn
         };
         sleep_until(turn).await;
@@ -88,16 +92,16 @@ impl Gate {
     /// Waits until a login at this Crossbar may begin.
     pub async fn login(&self, crossbar: &Url) -> Pass {
         let host = host(&self.crossbars, crossbar, self.crossbar_in_flight);
-        // The turns first: who waits for one holds no place.
-        host.logins.turn(self.login_interval).await;
-        host.requests.turn(self.request_interval).await;
+        // The turns first: who waits for one holds no place. They may lie in the past.
+        host.logins.turn(self.login_interval, 1).await;
+        host.requests.turn(self.request_interval, self.crossbar_in_flight).await;
         host.enter().await
     }
 
     /// Waits until another request to this Crossbar may begin.
     pub async fn read(&self, crossbar: &Url) -> Pass {
         let host = host(&self.crossbars, crossbar, self.crossbar_in_flight);
-        host.requests.turn(self.request_interval).await;
+        host.requests.turn(self.request_interval, self.crossbar_in_flight).await;
         host.enter().await
     }
 
@@ -113,8 +117,8 @@ fn host(hosts: &Mutex<HashMap<String, Arc<Host>>>, url: &Url, places: usize) -> 
         format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default());
     let mut hosts = hosts.lock();
     let host = hosts.entry(name).or_insert_with(|| {
-        let (logins, requests) = (Pace(Mutex::new(Instant::now())), Pace(Mutex::new(Instant::now())));
-        Arc::new(Host { places: Arc::new(Semaphore::new(places.max(1))), logins, requests })
+        let places = Arc::new(Semaphore::new(places.max(1)));
+        Arc::new(Host { places, logins: Pace::default(), requests: Pace::default() })
     });
     Arc::clone(host)
 }
@@ -160,6 +164,7 @@ mod tests {
         let gate = Gate::new(&config::Upstream {
             logins_per_second: 1,
             crossbar_requests_per_second: 4,
+            crossbar_in_flight: 1,
             ..config::Upstream::default()
         });
         let (crossbar, start) = (url("http://a:8000/"), Instant::now());
