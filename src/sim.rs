@@ -272,7 +272,7 @@ impl Simulator {
     }
 
     /// The most messages that ever waited for the socket of one session: 4.3 and K5 lose those above
-    /// [`Settings::max_queued_messages`].
+    /// `max_queued_messages` in the [`Settings`].
     pub fn queue_peak(&self) -> usize {
         self.inner.cluster.queue_peak()
     }
