@@ -10,6 +10,7 @@ mod gateway {
 
     mod classic;
     mod connections;
+    mod counted;
     mod crowd;
     mod descendants;
     mod live;

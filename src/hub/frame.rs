@@ -4,9 +4,12 @@
 //! bindings that match, which differ between views. It is written straight into the batch's buffer: no message is built.
 //! That the fields of `Event` do not come in the order of their numbers is allowed by protobuf.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    io::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::BufMut;
@@ -28,10 +31,23 @@ use super::{
 
 /// `hawking.v1.SubscribeResponse.event`
 const RESPONSE_EVENT: u32 = 2;
-/// `hawking.v1.Event.matched_bindings`
+// Of `hawking.v1.Event`:
+const EVENT_CURSOR: u32 = 1;
+const EVENT_ACCOUNT_ID: u32 = 2;
+const EVENT_NAME: u32 = 3;
+const EVENT_CATEGORY: u32 = 4;
+const EVENT_ROUTING_KEY: u32 = 5;
+const EVENT_MESSAGE_ID: u32 = 6;
+const EVENT_CALL_ID: u32 = 7;
+const EVENT_RECEIVE_TIME: u32 = 8;
+const EVENT_EVENT_TIME: u32 = 9;
 const EVENT_MATCHED_BINDINGS: u32 = 10;
-/// `hawking.v1.Event.json_payload`
 const EVENT_JSON_PAYLOAD: u32 = 11;
+// Of `hawking.v1.Cursor`:
+const CURSOR_EPOCH: u32 = 1;
+const CURSOR_SEQUENCE: u32 = 2;
+/// The length of an epoch as a text.
+const EPOCH: usize = 16;
 /// A message's flags (0: not compressed) and its length.
 const PREFIX: usize = 5;
 /// The length of a key of a field whose number is below 16.
@@ -145,23 +161,54 @@ pub(super) fn estimate(record: &EventRecord) -> usize {
     record.event.data.len() + 256
 }
 
+/// Written field by field, as everything here: a message would want texts of its own, six allocations for each event.
 fn encode_core(record: &EventRecord, origin: &Origin) -> Vec<u8> {
     origin.encodes.cores.fetch_add(1, Ordering::Relaxed);
     let event = &record.event;
-    proto::Event {
-        cursor: Some(proto::Cursor { epoch: origin.epoch.to_string(), sequence: record.sequence.0 }),
-        account_id: origin.account.to_string(),
-        name: event.name.clone(),
-        category: category(event.key.kind).into(),
-        routing_key: event.routing_key.clone(),
-        message_id: event.message_id.clone(),
-        call_id: event.call_id.clone(),
-        receive_time: Some(record.received.into()),
-        event_time: event.event_time.map(Into::into),
-        matched_bindings: Vec::new(),
-        payload: None,
+    let texts = [
+        (EVENT_ACCOUNT_ID, origin.account.as_str()),
+        (EVENT_NAME, &event.name),
+        (EVENT_ROUTING_KEY, &event.routing_key),
+        (EVENT_MESSAGE_ID, &event.message_id),
+        (EVENT_CALL_ID, &event.call_id),
+    ];
+    let texts = texts.iter().filter(|(_, text)| !text.is_empty());
+    let times = [(EVENT_RECEIVE_TIME, Some(record.received)), (EVENT_EVENT_TIME, event.event_time)];
+    let times = times.map(|(field, time)| (field, time.map(prost_types::Timestamp::from)));
+    let category = category(event.key.kind) as u64;
+    let cursor = KEY + delimited_len(EPOCH) + KEY + encoded_len_varint(record.sequence.0);
+
+    let length = KEY
+        + delimited_len(cursor)
+        + texts.clone().map(|(_, text)| KEY + delimited_len(text.len())).sum::<usize>()
+        + KEY
+        + encoded_len_varint(category)
+        + times
+            .iter()
+            .flat_map(|(_, time)| time)
+            .map(|time| KEY + delimited_len(time.encoded_len()))
+            .sum::<usize>();
+    let mut out = Vec::with_capacity(length);
+    encode_key(EVENT_CURSOR, WireType::LengthDelimited, &mut out);
+    encode_varint(cursor as u64, &mut out);
+    encode_key(CURSOR_EPOCH, WireType::LengthDelimited, &mut out);
+    encode_varint(EPOCH as u64, &mut out);
+    // Into a vector it cannot fail.
+    let _ = write!(out, "{}", origin.epoch);
+    encode_key(CURSOR_SEQUENCE, WireType::Varint, &mut out);
+    encode_varint(record.sequence.0, &mut out);
+    for (field, text) in texts {
+        put_delimited(&mut out, *field, text.as_bytes());
     }
-    .encode_to_vec()
+    encode_key(EVENT_CATEGORY, WireType::Varint, &mut out);
+    encode_varint(category, &mut out);
+    for (field, time) in &times {
+        if let Some(time) = time {
+            prost::encoding::message::encode(*field, time, &mut out);
+        }
+    }
+    debug_assert_eq!(out.len(), length, "nothing is written that was not counted");
+    out
 }
 
 fn category(kind: Kind) -> proto::EventCategory {
@@ -183,4 +230,59 @@ fn put_delimited(out: &mut Vec<u8>, field: u32, value: &[u8]) {
     encode_key(field, WireType::LengthDelimited, out);
     encode_varint(value.len() as u64, out);
     out.put_slice(value);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use prost::Message as _;
+
+    use super::*;
+    use crate::{
+        binding::EventKey,
+        hub::{IncomingEvent, Sequence},
+    };
+
+    /// As `prost` would write the message, but for the order of fields.
+    #[test]
+    fn the_core_is_that_of_the_message() {
+        let origin = Origin {
+            account: "account0000000000000000000000002".parse().unwrap(),
+            epoch: Epoch(0xabc),
+            encodes: Arc::default(),
+        };
+        let received = SystemTime::UNIX_EPOCH + Duration::new(1_795_000_000, 7);
+        for (message_id, event_time, sequence) in
+            [("", None, 1), ("m", Some(received - Duration::from_millis(1500)), u64::MAX)]
+        {
+            let routing_key = "call.account0000000000000000000000002.CHANNEL_CREATE.a%2Eb";
+            let event = IncomingEvent {
+                name: "CHANNEL_CREATE".into(),
+                routing_key: routing_key.into(),
+                message_id: message_id.into(),
+                call_id: "a.b".into(),
+                event_time,
+                data: Default::default(),
+                key: EventKey::from_routing_key(routing_key).unwrap(),
+            };
+            let record = EventRecord::new(Sequence(sequence), received, event, Arc::default());
+            let core = encode_core(&record, &origin);
+            let expected = proto::Event {
+                cursor: Some(proto::Cursor { epoch: "0000000000000abc".into(), sequence }),
+                account_id: origin.account.to_string(),
+                name: "CHANNEL_CREATE".into(),
+                category: proto::EventCategory::Call.into(),
+                routing_key: routing_key.into(),
+                message_id: message_id.into(),
+                call_id: "a.b".into(),
+                receive_time: Some(received.into()),
+                event_time: event_time.map(Into::into),
+                matched_bindings: Vec::new(),
+                payload: None,
+            };
+            assert_eq!(proto::Event::decode(&core[..]).unwrap(), expected);
+            assert_eq!(core.len(), expected.encoded_len());
+        }
+    }
 }

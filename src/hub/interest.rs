@@ -109,9 +109,9 @@ impl Wanted {
     }
 
     /// The views with a binding that lets the key through, each once; `None` where nothing that is wanted does.
-    pub(super) fn matches(&self, key: &str) -> Option<Vec<ViewId>> {
+    pub(super) fn matches(&self, key: &str) -> Option<SmallVec<[ViewId; 8]>> {
         let mut wanted = false;
-        let mut views = Vec::new();
+        let mut views = SmallVec::new();
         self.index.for_each_match(key, |id| {
             wanted = true;
             if let Some(entry) = self.entries.get(&id) {
