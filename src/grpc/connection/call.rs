@@ -23,7 +23,9 @@ use crate::grpc::{
 
 use super::attention::{CallWaker, Ready};
 
-/// Parts that a call sends before its neighbours have their turn.
+/// How often a call that is woken while it is polled is polled again before its neighbours have their turn.
+const ROUNDS_PER_TURN: usize = 3;
+/// Parts that a call sends before that.
 const PARTS_PER_TURN: usize = 16;
 
 /// What tells a client that its stream is reset because it does not read: gRPC maps it to RESOURCE_EXHAUSTED ("bandwidth"),
@@ -86,33 +88,16 @@ impl Call {
 
     /// Does what can be done now. Ready when the call is over.
     pub fn poll(&mut self, turn: &mut Turn) -> Poll<()> {
-        let mut cx = Context::from_waker(&self.waker);
-        loop {
-            self.attention.begin();
-            match self.stage.poll(&mut cx, turn) {
-                Poll::Ready(Progress::Over) => return Poll::Ready(()),
-                Poll::Ready(Progress::More) => {
-                    self.attention.later();
-                    return Poll::Pending;
-                }
-                Poll::Pending if self.attention.rest() => return Poll::Pending,
-                // Woken meanwhile: mostly by having sent something.
-                Poll::Pending => {}
-            }
-        }
+        let Self { attention, waker, stage } = self;
+        let mut cx = Context::from_waker(waker);
+        poll_rounds(attention, || stage.poll(&mut cx, turn, attention))
     }
 
     /// Only looks whether the client has reset it. Ready when the call is over.
     pub fn poll_reset(&mut self) -> Poll<()> {
-        let mut cx = Context::from_waker(&self.waker);
-        loop {
-            self.attention.begin();
-            match self.stage.poll_reset(&mut cx) {
-                Poll::Ready(()) => return Poll::Ready(()),
-                Poll::Pending if self.attention.rest() => return Poll::Pending,
-                Poll::Pending => {}
-            }
-        }
+        let Self { attention, waker, stage } = self;
+        let mut cx = Context::from_waker(waker);
+        poll_rounds(attention, || stage.poll_reset(&mut cx).map(|()| Progress::Over))
     }
 
     /// The server drains. To be polled after that.
@@ -151,8 +136,23 @@ enum Progress {
     Over,
 }
 
+/// Polls again what was woken while it was polled; but its neighbours have their turn before it is polled for ever.
+fn poll_rounds(attention: &CallWaker, mut poll: impl FnMut() -> Poll<Progress>) -> Poll<()> {
+    for _ in 0..ROUNDS_PER_TURN {
+        attention.begin();
+        match poll() {
+            Poll::Ready(Progress::Over) => return Poll::Ready(()),
+            Poll::Ready(Progress::More) => break,
+            Poll::Pending if attention.rest() => return Poll::Pending,
+            Poll::Pending => {}
+        }
+    }
+    attention.later();
+    Poll::Pending
+}
+
 impl Stage {
-    fn poll(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> Poll<Progress> {
+    fn poll(&mut self, cx: &mut Context<'_>, turn: &mut Turn, attention: &CallWaker) -> Poll<Progress> {
         if let Stage::Answering { answer, respond } = self {
             if respond.poll_reset(cx).is_ready() {
                 return Poll::Ready(Progress::Over);
@@ -172,7 +172,7 @@ impl Stage {
             *self = Stage::Sending(Sending { stream, content, pending: Bytes::new(), stall: None });
         }
         match self {
-            Stage::Sending(sending) => sending.poll(cx, turn),
+            Stage::Sending(sending) => sending.poll(cx, turn, attention),
             _ => Poll::Ready(Progress::Over),
         }
     }
@@ -187,12 +187,14 @@ impl Stage {
 }
 
 impl Sending {
-    fn poll(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> Poll<Progress> {
+    fn poll(&mut self, cx: &mut Context<'_>, turn: &mut Turn, attention: &CallWaker) -> Poll<Progress> {
         for _ in 0..PARTS_PER_TURN {
             if !self.pending.is_empty() && self.send_pending(cx, turn).is_pending() {
                 ready!(self.poll_reset(cx));
                 return Poll::Ready(Progress::Over);
             }
+            // Whoever sends is woken by that. All that can wake it is asked from here on.
+            attention.begin();
             match self.content.poll_part(cx) {
                 Poll::Ready(Some(Part::Messages(messages))) => self.pending = messages,
                 Poll::Ready(Some(Part::Trailers(trailers))) => {

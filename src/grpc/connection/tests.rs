@@ -54,14 +54,18 @@ struct Windows {
     connection: u32,
     /// What the transport holds, each way.
     pipe: usize,
+    /// What the server's end reads at once.
+    read_at_once: usize,
 }
 
-const WIDE: Windows = Windows { stream: 1 << 20, connection: 100 << 20, pipe: 1 << 20 };
+const WIDE: Windows =
+    Windows { stream: 1 << 20, connection: 100 << 20, pipe: 1 << 20, read_at_once: usize::MAX };
 
-/// Counts the calls of write that the transport took.
+/// Counts the calls of write that the transport took, and gives so much at once.
 struct Wire {
     io: DuplexStream,
     writes: Arc<AtomicUsize>,
+    read_at_once: usize,
 }
 
 impl AsyncRead for Wire {
@@ -70,7 +74,12 @@ impl AsyncRead for Wire {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        let mut bytes = [0; 16 << 10];
+        let size = self.read_at_once.min(bytes.len()).min(buf.remaining());
+        let mut part = ReadBuf::new(&mut bytes[..size]);
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut part))?;
+        buf.put_slice(part.filled());
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -128,7 +137,7 @@ impl Rig {
     async fn connect(&self, windows: Windows) -> Client {
         let (client, server) = duplex(windows.pipe);
         let writes = Arc::<AtomicUsize>::default();
-        let wire = Wire { io: server, writes: writes.clone() };
+        let wire = Wire { io: server, writes: writes.clone(), read_at_once: windows.read_at_once };
         let peer = ([127, 0, 0, 1], 1).into();
         let server = tokio::spawn(serve(wire, peer, self.services.clone(), self.drain.clone()));
         let (requests, connection) = h2::client::Builder::new()
@@ -436,7 +445,8 @@ async fn a_reset_by_the_client_ends_the_subscription_at_once() {
 #[tokio::test(start_paused = true)]
 async fn an_event_larger_than_all_windows_passes() {
     let rig = Rig::new().await;
-    let mut client = rig.connect(Windows { stream: 64 << 10, connection: 64 << 10, pipe: 1000 }).await;
+    let mut client =
+        rig.connect(Windows { stream: 64 << 10, connection: 64 << 10, pipe: 1000, ..WIDE }).await;
     let mut reader = client.subscribe().await;
     for size in [1 << 20, 0, 65_535, 65_000] {
         rig.publish("large", size);
@@ -457,6 +467,23 @@ async fn a_request_may_end_in_an_empty_frame_and_come_byte_by_byte() {
     let mut reader = Reader::begin(response).await;
     rig.publish("a", 10);
     assert_eq!(reader.event().await.unwrap().call_id, "a");
+}
+
+/// So many reads in one turn that `tokio` wants the task to give way: timers, too, then say "later", and must be heard.
+#[tokio::test(start_paused = true)]
+async fn a_request_in_a_thousand_pieces_holds_nobody_up() {
+    let rig = Rig::new().await;
+    let mut client = rig.connect(Windows { read_at_once: 16, ..WIDE }).await;
+    let mut other = client.subscribe().await;
+    let filter = proto::EventFilter {
+        call_ids: (0..30).map(|index| format!("{index:01000}")).collect(),
+        ..Default::default()
+    };
+    let request = proto::SubscribeRequest { filter: Some(filter), ..subscribe_request() };
+    let mut filtered = client.subscribe_with(request).await;
+    rig.publish(&"0".repeat(1000), 0);
+    assert_eq!(filtered.event().await.unwrap().call_id.len(), 1000);
+    assert_eq!(other.event().await.unwrap().call_id.len(), 1000);
 }
 
 #[tokio::test(start_paused = true)]

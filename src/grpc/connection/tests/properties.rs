@@ -27,8 +27,10 @@ struct Burst {
 fn windows() -> impl Strategy<Value = Windows> {
     let window = || prop_oneof![Just(65_535_u32), Just(64 << 10), 65_535..1_000_000_u32, Just(16 << 20)];
     let pipe = prop_oneof![1_000..5_000_usize, 5_000..200_000_usize];
-    (prop_oneof![1 => 1_000..65_535_u32, 3 => window()], window(), pipe)
-        .prop_map(|(stream, connection, pipe)| Windows { stream, connection, pipe })
+    let read_at_once = prop_oneof![3 => Just(usize::MAX), 1 => 9..100_usize];
+    (prop_oneof![1 => 1_000..65_535_u32, 3 => window()], window(), pipe, read_at_once).prop_map(
+        |(stream, connection, pipe, read_at_once)| Windows { stream, connection, pipe, read_at_once },
+    )
 }
 
 fn consumer() -> impl Strategy<Value = Consumer> {
