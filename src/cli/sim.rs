@@ -18,6 +18,7 @@ use super::{
     terminal::{self, Palette},
 };
 use crate::{
+    binding::Flavour,
     ops::shutdown::Signals,
     random::{Random, SeededRandom, SystemRandom},
     sim::{
@@ -38,6 +39,7 @@ Examples:
   hawking sim                          one call every two seconds
   hawking sim --rate 20 --seed 7       busy, and the same each time
   hawking sim --rate 0                 silent: only what you publish yourself
+  hawking sim --flavour k5             as Kazoo 5 behaves
   hawking sim --control 127.0.0.1:0    a free port, printed
 
 The control API, on the control address; each verb is a POST of JSON:
@@ -48,6 +50,11 @@ The control API, on the control address; each verb is a POST of JSON:
   /month     turn the month
   /app       {\"action\": \"restart_listener_srv\"}: go deaf in silence
   /sessions  who is connected
+
+Things go wrong on demand, until /heal:
+  /close  /freeze  /thaw  /delay  /reorder  /duplicate  /drop_replies
+  /bind_late  /restart_listener  /broker_outage  /unsubscribe  /refuse_tokens
+  /token_life  /refuse_upgrades  /blackhole_door  /crossbar_door  /crossbar
 
 Exit codes:
   0  ended by Ctrl-C, SIGTERM or --for
@@ -67,6 +74,9 @@ pub(super) struct Arguments {
     /// Where the control API listens
     #[arg(long, value_name = "ADDRESS", default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, 5580)))]
     control: SocketAddr,
+    /// Which Kazoo it is: k4, 4.3 or k5
+    #[arg(long, value_name = "FLAVOUR", default_value = "k4", value_parser = parse_flavour)]
+    flavour: Flavour,
     /// New calls a second, over all accounts; 0 for no traffic
     #[arg(long, value_name = "CALLS", default_value_t = 0.5, value_parser = parse_rate)]
     rate: f64,
@@ -85,6 +95,7 @@ pub(super) async fn command(arguments: Arguments) -> Result<(), Failure> {
         crossbar: arguments.crossbar,
         blackhole: arguments.blackhole,
         control: arguments.control,
+        flavour: arguments.flavour,
         // Only tests in the same process can read it.
         record_limit: 0,
         ..Settings::default()
@@ -130,6 +141,10 @@ pub(super) fn parse_rate(text: &str) -> Result<f64, String> {
         Ok(rate) if (0.0..=1000.0).contains(&rate) => Ok(rate),
         _ => Err("a rate is a number of calls a second, from 0 to 1000".into()),
     }
+}
+
+fn parse_flavour(text: &str) -> Result<Flavour, String> {
+    Flavour::parse(text).ok_or_else(|| "k4, 4.3 or k5".into())
 }
 
 fn banner(simulator: &Simulator, rate: f64) -> String {
