@@ -216,9 +216,6 @@ async fn bad_accounts_harm_none_and_crossbar_is_not_overrun() {
     // What Crossbar had to bear.
     let most = counting.most.load(Ordering::Relaxed);
     let (a_login, anything) = (counting.most_in_a_second("_auth"), counting.most_in_a_second(""));
-    println!(
-        "at Crossbar: {most} at the same time, in a second {a_login} logins, {anything} requests of all kinds"
-    );
     assert!(most <= limits.crossbar_in_flight, "{most} at the same time");
     assert!(a_login <= limits.logins_per_second as usize + 1, "{a_login} logins in a second");
     let most = limits.crossbar_requests_per_second as usize + limits.crossbar_in_flight;
