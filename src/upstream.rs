@@ -2,7 +2,9 @@
 //!
 //! # Layout
 //!
-//! - `account` is the loop: log in ([`crossbar`]), connect ([`connector`]), run a session, wait (`backoff`), again.
+//! - `account` is the loop: log in ([`crossbar`]) and connect ([`connector`], both by `link`), run a session, wait
+//!   (`backoff`), again. `rotation` says when a session is replaced by another and how, `month` when the servers' month turns,
+//!   `steering` what an operator can ask for.
 //! - `session` is one WebSocket from its first command to its [`CloseCause`]. Its rules are apart from its waiting:
 //!   `commands` (what is sent and when, by `pacing`; what a reply means), `holdings` (what it should hold and holds) and
 //!   `refresh` (when it asks again for what it holds, and what that can show).
@@ -29,11 +31,14 @@ pub mod frame;
 mod gate;
 mod holdings;
 mod intake;
-#[allow(dead_code, reason = "rotation and the turn of the month come next")]
 mod ledger;
+mod link;
+mod month;
 mod pacing;
 mod refresh;
+mod rotation;
 mod session;
+mod steering;
 #[cfg(test)]
 mod tests;
 mod throttle;
@@ -47,12 +52,13 @@ use crate::{
     random::{SharedRandom, SystemRandom},
 };
 
-pub use account::run;
+pub use account::{run, run_steered};
 pub use close::CloseCause;
 pub use connector::{BoxedIo, Dial, TcpDial};
 pub use crossbar::{ReqwestTransport, Transport, TransportError};
 pub use event::GREGORIAN_OFFSET;
 pub use gate::{Gate, Pass};
+pub use steering::{Order, Steered, Steering, steering};
 pub use tls::TlsSetupError;
 
 /// All that the upstream side takes from the world: a test puts its own in place of any of them.

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use jiff::tz::TimeZone;
 use rustls_pki_types::ServerName;
 use url::Url;
 
@@ -70,6 +71,32 @@ settings! {
         refresh_share: f64 = 0.25, as Share;
         /// What the replies to one session's refreshes may come to each second: each lists all that the session holds.
         refresh_bytes_per_second: usize = 256 << 10, as bytes(1 << 10, 1 << 30);
+        /// After a session has ended, the next one subscribes to everything at once, and again after this: upstream may
+        /// notice late that the other is gone, and then silences what they had in common.
+        resubscribe_delay: Duration = Duration::from_secs(60), as timeout();
+        /// A session that holds what nobody wants any more, or bindings that overlap, for so long is replaced (not on
+        /// Kazoo 5, where that costs a gap).
+        rotation_linger: Duration = Duration::from_mins(5), as timeout();
+        /// A session that has refreshed everything so often is replaced (not on Kazoo 5): upstream keeps a list of it.
+        rotation_refreshes: u32 = 2_000, as count(2, 1_000_000);
+        /// A session of this age is replaced.
+        rotation_age: Duration = Duration::from_hours(31 * 24), as span(Duration::from_secs(1), 366 * DAY);
+        /// On Kazoo 5, where a refresh heals nothing, a session of this age is replaced, unless it holds nothing but
+        /// calls. That costs a gap of the time that it takes to connect: the old session must be closed first.
+        rotation_age_k5: Duration = Duration::from_hours(4), as span(Duration::from_secs(1), 366 * DAY);
+        /// Two replacements of one account's sessions lie at least so far apart; up to half as much again, at random.
+        rotation_spacing: Duration = Duration::from_mins(10), as span(Duration::from_secs(1), DAY);
+        /// The old session is kept for so long after the new one holds everything: longer than upstream takes to make
+        /// true what it has confirmed.
+        rotation_grace: Duration = Duration::from_secs(5), as timeout();
+        /// For so long it is waited that the old session answers a last request, which shows that nothing is left in it.
+        /// Without an answer it is closed all the same, with a gap.
+        rotation_timeout: Duration = Duration::from_secs(60), as timeout();
+        /// The time zone of the servers. What is filed by month (faxes, voicemail messages, call records) must be
+        /// subscribed to again when their month turns.
+        time_zone: TimeZone = TimeZone::UTC, as TIME_ZONE;
+        /// How far the servers' clocks may be off from ours when the month turns.
+        month_turn_margin: Duration = Duration::from_mins(2), as span(Duration::from_secs(1), Duration::from_hours(1));
         /// The kinds of binding that cross tenants and are off unless they are named here: "conference.command", whose
         /// events name no account.
         opt_in: OptIn = OptIn::default(), as KINDS;
@@ -105,6 +132,13 @@ const SERVER_NAME: Parsed<String> = Parsed {
     show: String::clone,
 };
 
+const TIME_ZONE: Parsed<TimeZone> = Parsed {
+    expected: "the name of a time zone such as \"UTC\" or \"Pacific/Auckland\"",
+    example: "Pacific/Auckland",
+    parse: |name| TimeZone::get(name).ok(),
+    show: |zone| zone.iana_name().unwrap_or("UTC").to_owned(),
+};
+
 const KINDS: Set<OptIn> = Set {
     expected: "a list of the kinds that need to be turned on: \"conference.command\"",
     parse: |names| {
@@ -126,6 +160,10 @@ impl Upstream {
         checks.longer(
             ("upstream.liveness_timeout", self.liveness_timeout),
             ("upstream.ping_interval", self.ping_interval),
+        );
+        checks.longer(
+            ("upstream.dedupe_window", self.dedupe_window),
+            ("upstream.rotation_grace", self.rotation_grace),
         );
         checks.ordered(
             ("upstream.backoff_initial", self.backoff_initial),

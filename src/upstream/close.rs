@@ -85,7 +85,6 @@ pub(crate) struct Ended {
     /// When the last frame came, or the answer to the upgrade.
     pub last_life: SystemTime,
     /// When the last request was sent that upstream has answered: all that it put on the socket before was read.
-    #[allow(dead_code, reason = "rotation comes next")]
     pub read_through: SystemTime,
     /// How long it was live.
     pub live: Duration,

@@ -224,6 +224,7 @@ impl Ledger {
     }
 
     /// Sessions and bindings that are on record.
+    #[cfg(test)]
     pub fn size(&self) -> (usize, usize) {
         (self.sessions.len(), self.held.len() + self.refused.len() + self.turned.len())
     }

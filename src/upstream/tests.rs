@@ -1,6 +1,7 @@
 //! The upstream side as a whole, under a paused clock: a scripted blackhole at the other end of a pipe, a scripted Crossbar,
 //! a log that is only looked at. (`simulator` does the same over real sockets.)
 
+mod care;
 mod ending;
 mod failing;
 mod holding;
@@ -38,12 +39,13 @@ use crate::{
 };
 
 use super::{
-    Seams,
+    Seams, Steering,
     account::Keeper,
     connector::{BoxedIo, Dial},
     crossbar::tests::FakeTransport,
     gate::Gate,
     intake::tests::{ACCOUNT, FakeLog},
+    steering,
 };
 
 /// Hands the other end of each connection to the test.
@@ -124,6 +126,7 @@ impl Bench {
         let log = Arc::new(FakeLog::default());
         let (interest, wanted) = watch::channel(interest(bindings));
         let stop = CancellationToken::new();
+        let (_, steered) = steering();
         let seams = Seams {
             dial: Arc::new(PipeDial { ends, refusing: refusing.clone() }),
             transport: transport.clone(),
@@ -140,7 +143,8 @@ impl Bench {
         };
         let task = tokio::spawn({
             let (log, stop) = (log.clone(), stop.clone());
-            async move { Keeper::new(&settings, account, log, seams).run(wanted, &stop).await }
+            let settings = Arc::new(settings);
+            async move { Keeper::new(settings, account, log, seams).run(wanted, steered, &stop).await }
         });
         Self { start, clock, dialled, refusing, transport, log, interest, stop, task }
     }
