@@ -442,6 +442,15 @@ impl Keeper {
             Stage::Breaking { reason } => End::Lost { reason, since: ended.last_life },
             _ => End::Lost { reason, since: ended.last_life },
         };
+        // Where no session is left that is said before the loss: nobody is told that a live upstream holds nothing.
+        if self.successor.is_none() {
+            match stage {
+                Stage::Breaking { .. } => {
+                    self.say(UpstreamState::Connecting, "the session is being replaced".into());
+                }
+                _ => self.say(UpstreamState::Down, ended.cause.to_string()),
+            }
+        }
         self.intake.book(|ledger| ledger.ended(session.id, end));
         if let Some(successor) = self.successor.take() {
             info!(cause = %ended.cause, ?end, "another session takes the place of the one that ended");
@@ -452,11 +461,9 @@ impl Keeper {
             self.survived(now);
         } else if let Stage::Breaking { .. } = stage {
             info!("the session was closed to be opened again");
-            self.say(UpstreamState::Connecting, "the session is being replaced".into());
             self.rotation.ends(now, &*self.link.seams.random);
             self.retry_at = now;
         } else {
-            self.say(UpstreamState::Down, ended.cause.to_string());
             warn!(cause = %ended.cause, live = ?ended.live, "the session ended; connecting again");
             self.rotation.ends(now, &*self.link.seams.random);
             self.retry_at = now + self.delay_after(ended);

@@ -35,6 +35,16 @@ async fn a_cut_is_one_gap_that_holds_the_loss_and_little_more() {
     let Some(Kind::Event(after)) = messages.last() else { panic!("{messages:?}") };
     assert_eq!(after.call_id, "after");
 
+    // A live upstream holds what it is asked for: nobody is told of one that lost it.
+    for kind in &messages {
+        if let Kind::UpstreamStatus(status) = kind
+            && status.state() == UpstreamState::Live
+        {
+            let pending = |binding: &&proto::BindingStatus| binding.state() == proto::BindingState::Pending;
+            assert_eq!(status.bindings.iter().find(pending), None, "{status:?}");
+        }
+    }
+
     // One gap: opened, then closed.
     let gaps: Vec<_> = messages
         .iter()

@@ -29,7 +29,7 @@ async fn a_cut_opens_a_gap_at_the_last_frame_and_the_next_session_binds_again() 
     assert!(lost <= Duration::from_millis(2), "{lost:?} before the last frame");
     assert_eq!(peer.confirm(1).await, ["call.*.*"]);
     bench.settle().await;
-    assert_eq!(bench.story()[4..], ["Lost", "Down", "Connecting", "+call.*.*", "Live"]);
+    assert_eq!(bench.story()[4..], ["Down", "Lost", "Connecting", "+call.*.*", "Live"]);
     let logins = bench.transport.requests.lock().iter().filter(|(line, _)| line.starts_with("PUT")).count();
     assert_eq!(logins, 1, "the token is still good");
 }
@@ -46,7 +46,7 @@ async fn a_silent_death_is_noticed_and_the_gap_begins_at_most_one_ping_interval_
         assert!(excess <= Duration::from_secs(15), "{excess:?} after {quiet_before} s");
         let noticed = bench.now().duration_since(bench.lost_since()).unwrap();
         assert!(noticed >= Duration::from_secs(35) && noticed < Duration::from_secs(36), "{noticed:?}");
-        assert!(bench.story().ends_with(&["Lost".into(), "Down".into()]), "{:?}", bench.story());
+        assert!(bench.story().ends_with(&["Down".into(), "Lost".into()]), "{:?}", bench.story());
         drop((peer, next));
         bench.stop.cancel();
         bench.task.await.unwrap();
