@@ -1,7 +1,7 @@
 //! Whatever windows, transports, readers and bursts: each consumer gets every event after its start, in order, once.
 
 use proptest::prelude::*;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::timeout};
 
 use super::*;
 
@@ -54,7 +54,7 @@ fn burst() -> impl Strategy<Value = Burst> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
     fn every_event_in_order_once(
@@ -63,7 +63,8 @@ proptest! {
         send_buffer_bytes in prop_oneof![Just(16_usize << 10), Just(256 << 10)],
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        runtime.block_on(run(connections, bursts, send_buffer_bytes));
+        let run = run(connections, bursts, send_buffer_bytes);
+        runtime.block_on(async { timeout(PATIENCE, run).await }).expect("nobody waits for ever");
     }
 }
 
@@ -138,6 +139,8 @@ async fn run(connections: Vec<(Windows, Vec<Consumer>)>, bursts: Vec<Burst>, sen
     assert!(cancelled <= cancels);
 }
 
+/// In simulated time: far more than all pauses together.
+const PATIENCE: Duration = Duration::from_secs(24 * 3600);
 const LAST: &str = "last";
 
 async fn begin(client: &mut Client, consumer: &Consumer) -> Reader {
