@@ -205,6 +205,12 @@ impl Keeper {
         self.stopped().await;
     }
 
+    /// Where all sessions hand over what they bring.
+    #[cfg(test)]
+    pub(super) fn intake(&self) -> Arc<Intake> {
+        self.intake.clone()
+    }
+
     /// Waits for the next thing to happen. Sessions run in here.
     async fn next(
         &mut self,

@@ -9,6 +9,9 @@
 //! sources that have brought it; a frame is a duplicate if there is an occurrence that its source has not brought yet and
 //! could have brought. It could not, if the occurrence was delivered before the source's session began, or longer ago than
 //! two sources can lie apart.
+//!
+//! What that cannot tell apart: while a session takes another's place and the other has a backlog, an event without a
+//! msg_id that the new one brings, and an older one with the very same content that still waited in the other.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -167,6 +170,12 @@ impl Deduplicator {
                 self.seen.remove(&fingerprint);
             }
         }
+    }
+
+    /// How much is remembered.
+    #[cfg(test)]
+    pub fn size(&self) -> usize {
+        self.order.len() + self.seen.len()
     }
 
     fn fingerprint(&self, what: &impl Hash) -> Fingerprint {
@@ -375,6 +384,65 @@ mod tests {
             for (content, id) in events {
                 let count = expected.entry((content, id)).or_default();
                 // With a msg_id equal frames are one event.
+                *count = if id.is_some() { 1 } else { *count + 1 };
+            }
+            prop_assert_eq!(delivered, expected);
+        }
+
+        /// A session takes another's place: the old one brings everything up to its end, the new one everything from its
+        /// beginning on. Every event is delivered once; every genuine repeat survives, unless the old one has a backlog.
+        #[test]
+        fn a_rotation_delivers_each_event_once(
+            events in prop::collection::vec((0u8..3, prop::option::of(0u8..6)), 1..40),
+            begin in 0usize..40,
+            overlap in 0usize..40,
+            schedule in prop::collection::vec(any::<bool>(), 0..100),
+            backlog in any::<bool>(),
+        ) {
+            let numbered = |(index, (content, id)): (usize, (u8, Option<u8>))| match backlog {
+                true => (content, id.or(Some(100 + index as u8))),
+                false => (content, id),
+            };
+            let events: Vec<_> = events.into_iter().enumerate().map(numbered).collect();
+            let mut bench = Bench::new();
+            let begin = begin.min(events.len());
+            let end = (begin + overlap).min(events.len());
+            let (mut old, mut new) = (0..end, begin..events.len());
+            let mut opened = None;
+            let mut delivered: HashMap<(u8, Option<u8>), usize> = HashMap::new();
+            let rest = std::iter::repeat_n(false, events.len()).chain(std::iter::repeat_n(true, events.len()));
+            for from_new in schedule.into_iter().chain(rest) {
+                bench.now += Duration::from_millis(1);
+                // What is published after the new session was opened is brought by neither before that.
+                if opened.is_none() && (old.start >= begin || (from_new && backlog)) {
+                    opened = Some(bench.now);
+                }
+                // Without a backlog the old one has brought by then what was published before.
+                let from_new = from_new && (backlog || old.start >= begin);
+                let next = if from_new { new.next() } else { old.next() };
+                let Some((content, id)) = next.map(|index| events[index]) else { continue };
+                let message_id = id.map(|id| id.to_string()).unwrap_or_default();
+                let routing_key = content.to_string();
+                let identity = Identity {
+                    account: ACCOUNT.parse().unwrap(),
+                    routing_key: &routing_key,
+                    event: "",
+                    call_id: "",
+                    message_id: &message_id,
+                };
+                let (session, opened) = match from_new {
+                    true => (SessionId(2), opened.unwrap()),
+                    false => (SessionId(1), bench.start),
+                };
+                let source = Source { session, opened, subscription_key: "a" };
+                let data = format!(r#"{{"content":{content}}}"#);
+                if bench.deduplicator.is_new(identity, source, &data, bench.now) {
+                    *delivered.entry((content, id)).or_default() += 1;
+                }
+            }
+            let mut expected: HashMap<(u8, Option<u8>), usize> = HashMap::new();
+            for (content, id) in events {
+                let count = expected.entry((content, id)).or_default();
                 *count = if id.is_some() { 1 } else { *count + 1 };
             }
             prop_assert_eq!(delivered, expected);

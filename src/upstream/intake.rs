@@ -169,6 +169,14 @@ impl Intake {
         self.inner.lock().unattributed_total
     }
 
+    /// Sessions and bindings that are on record, and what the de-duplicator remembers.
+    #[cfg(test)]
+    pub fn size(&self) -> (usize, usize, usize) {
+        let inner = self.inner.lock();
+        let (sessions, bindings) = inner.ledger.size();
+        (sessions, bindings, inner.dedupe.size())
+    }
+
     /// A session brings an event.
     pub fn event(&self, session: Opened, frame: &EventFrame<'_>, now: Instant) {
         let mut inner = self.inner.lock();

@@ -2,6 +2,7 @@
 //! consumer is given and told when upstream does what it can do.
 
 mod ended;
+mod hour;
 mod month;
 mod rotating;
 mod silent;
@@ -24,7 +25,7 @@ use crate::{
     proto,
     random::Random,
     sim::{self, AccountSpec, Event, Frame, Happening, Simulator},
-    upstream::{self, Order, connector::NotResolved},
+    upstream::{Order, connector::NotResolved, intake::Intake},
 };
 
 use super::*;
@@ -56,6 +57,9 @@ struct Care {
     /// Hawking's own clock.
     clock: SharedClock,
     account: Arc<hub::Account>,
+    intake: Arc<Intake>,
+    /// The hub itself, for as long as the test runs.
+    _hub: Arc<Hub>,
     steering: Steering,
     seen: Arc<Mutex<Vec<Item>>>,
     /// While it is set, blackhole's name has no address.
@@ -106,7 +110,6 @@ impl Setup {
         let settings = config::Upstream {
             crossbar_url: sim.crossbar_url(),
             blackhole_url: sim.blackhole_url(),
-            descendants: false,
             ..self.upstream
         };
         let random = SeededRandom::new(1);
@@ -122,8 +125,12 @@ impl Setup {
         let log = hub.add(id, id, Vec::new());
         let stop = CancellationToken::new();
         let (steering, steered) = steering();
-        let run = upstream::run_steered(Arc::new(settings), account, hub, seams, steered, stop.clone());
-        let task = tokio::spawn(run);
+        let keeper = Keeper::new(Arc::new(settings), account, log.clone(), seams);
+        let intake = keeper.intake();
+        let task = tokio::spawn({
+            let (stop, interest) = (stop.clone(), log.interest());
+            async move { keeper.run(interest, steered, &stop).await }
+        });
         while log.upstream().0.state != UpstreamState::Live {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -147,7 +154,20 @@ impl Setup {
                 }
             }
         });
-        Care { sim, clock, account: log, steering, seen, nameless, stop, task, reader, published: 0 }
+        Care {
+            sim,
+            clock,
+            account: log,
+            intake,
+            _hub: hub,
+            steering,
+            seen,
+            nameless,
+            stop,
+            task,
+            reader,
+            published: 0,
+        }
     }
 }
 
