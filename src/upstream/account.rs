@@ -521,6 +521,8 @@ impl Keeper {
                 // A new token is not accepted either: trying again soon is of no use.
                 return self.backoff.refused(random);
             }
+            // Upstream was restarted, say, and knows the old one no more. The next attempt logs in.
+            return self.backoff.soon(random);
         }
         self.backoff.next(random)
     }

@@ -44,6 +44,11 @@ impl Backoff {
         random::between(random, Duration::ZERO, ceiling)
     }
 
+    /// The delay after a failure whose cause is mended by the next attempt: short, however often others failed before it.
+    pub fn soon(&self, random: &dyn Random) -> Duration {
+        random::between(random, Duration::ZERO, self.initial)
+    }
+
     /// The delay after a refusal, which somebody has to do something about. Up to a tenth longer, out of step with others.
     pub fn refused(&self, random: &dyn Random) -> Duration {
         random::between(random, self.refused, self.refused.mul_f64(1.1))
