@@ -71,7 +71,7 @@ pub struct Consumer {
 pub struct EndedStream {
     /// Who read it.
     pub consumer: Consumer,
-    /// As they were requested; the first [of many](KEPT_BINDINGS).
+    /// As they were requested; of many, the first 16.
     pub bindings: Vec<String>,
     /// Where it stood. A stream that was reset, or whose connection is gone, may not have sent the last batch before that.
     pub position: Cursor,
@@ -85,7 +85,7 @@ pub struct EndedStream {
     pub cause: Cause,
 }
 
-/// The last [`KEPT`] of them.
+/// The last of them, a bounded number.
 #[derive(Debug, Default)]
 pub struct EndedStreams(Mutex<VecDeque<EndedStream>>);
 
