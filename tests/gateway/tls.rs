@@ -41,9 +41,12 @@ impl Ca {
         self.folder.path().join("ca.pem")
     }
 
-    /// Puts its certificate into another file.
+    /// Puts its certificate in the place of another file, at once: half of one would be a fault of the configuration, after
+    /// which an account waits for long.
     pub fn write(&self, path: &Path) {
-        std::fs::write(path, self.issuer.pem()).expect("a place to write to");
+        let new = self.folder.path().join("new.pem");
+        std::fs::write(&new, self.issuer.pem()).expect("a place to write to");
+        std::fs::rename(&new, path).expect("the same file system");
     }
 
     /// A server's certificate for these names and addresses.
