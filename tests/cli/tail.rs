@@ -90,8 +90,8 @@ fn the_loss_of_the_upstream_is_told_and_mended() {
 
     sim.signal("KILL");
     drop(sim);
-    tail.stdout_line("GAP opens: the session to the upstream was lost");
     tail.stdout_line("upstream is down");
+    tail.stdout_line("GAP opens: the session to the upstream was lost");
     let _sim = place.sim();
     tail.stdout_line("GAP closed");
     tail.stdout_line("CHANNEL_CREATE");
