@@ -122,7 +122,9 @@ impl Lines {
             let detail = if status.detail.is_empty() { "no reason given" } else { &status.detail };
             format!("{colour}{since}  upstream is {}: {detail}", word(status.state()))
         };
-        let unready = unready(&status.bindings, status.state());
+        // What goes without saying is said where there is nothing else to say.
+        let tell_pending = self.upstream == told || has_session(status.state());
+        let unready = unready(&status.bindings, tell_pending);
         if self.upstream == told && unready.is_empty() {
             line.push_str("; all bindings are active");
         }
@@ -143,7 +145,7 @@ impl Lines {
             bindings.join(", "),
             cursor(subscribed.position.as_ref()),
             word(state),
-            unready(&subscribed.bindings, state)
+            unready(&subscribed.bindings, has_session(state))
         )
     }
 
@@ -187,14 +189,18 @@ pub(crate) fn word(state: UpstreamState) -> &'static str {
     }
 }
 
-/// What of the bindings does not stream, and why. Without a session none does, which need not be said of each.
-fn unready(bindings: &[BindingStatus], upstream: UpstreamState) -> String {
-    let has_session = matches!(upstream, UpstreamState::Live | UpstreamState::Degraded);
+/// Whether a binding that is pending is news: without a session all of them are.
+fn has_session(upstream: UpstreamState) -> bool {
+    matches!(upstream, UpstreamState::Live | UpstreamState::Degraded)
+}
+
+/// What of the bindings does not stream, and why.
+fn unready(bindings: &[BindingStatus], tell_pending: bool) -> String {
     let mut text = String::new();
     for status in bindings {
         let state = match status.state() {
             BindingState::Refused => "refused",
-            BindingState::Pending if has_session => "pending",
+            BindingState::Pending if tell_pending => "pending",
             _ => continue,
         };
         let _ = write!(text, "; {} is {state}", status.binding);
@@ -378,6 +384,8 @@ mod tests {
         // Without a session it goes without saying.
         status.state = UpstreamState::Down.into();
         assert_eq!(line(&status), "00:00:05.120  upstream is down: all is held");
+        // Then only the binding changed: it must not be called active.
+        assert_eq!(line(&status), "              upstream is still down; call.*.* is pending");
     }
 
     #[test]
