@@ -1,3 +1,4 @@
 //! What hawking says about itself: logs and metrics.
 
 pub mod logging;
+pub(crate) mod throttle;

@@ -41,7 +41,6 @@ mod session;
 mod steering;
 #[cfg(test)]
 mod tests;
-mod throttle;
 mod tls;
 
 use std::sync::Arc;

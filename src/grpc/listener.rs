@@ -5,6 +5,8 @@ use std::{future::Future, io, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use crate::telemetry::throttle::Throttle;
+
 use super::{
     Server, connection,
     services::{NewServicesError, Services},
@@ -35,7 +37,7 @@ impl Server {
         let tasks = Tasks::default();
         let _cut_on_drop = tasks.cut.clone().drop_guard();
         let draining = CancellationToken::new();
-        let mut warned = Throttle::default();
+        let (mut failed, mut refused) = (Throttle::every(WARN_INTERVAL), Throttle::every(WARN_INTERVAL));
 
         loop {
             let accepted = tokio::select! {
@@ -48,8 +50,8 @@ impl Server {
                 Err(error) if is_of_one_connection(&error) => continue,
                 Err(error) => {
                     // The connection stays in the backlog, so that accepting again at once would spin.
-                    if warned.pass() {
-                        tracing::warn!(%error, "connections cannot be accepted at the moment");
+                    if let Some(count) = failed.hit(Instant::now()) {
+                        tracing::warn!(%error, count, "connections cannot be accepted at the moment");
                     }
                     tokio::select! {
                         () = drain.cancelled() => break,
@@ -59,8 +61,8 @@ impl Server {
             };
             let Ok(permit) = permits.clone().try_acquire_owned() else {
                 // Closed rather than left waiting: the client can try elsewhere.
-                if warned.pass() {
-                    tracing::warn!(limit = settings.max_connections, %peer, "connection refused: there are too many");
+                if let Some(count) = refused.hit(Instant::now()) {
+                    tracing::warn!(limit = settings.max_connections, %peer, count, "connection refused: there are too many");
                 }
                 continue;
             };
@@ -111,19 +113,4 @@ impl Tasks {
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
-}
-
-/// Lets one warning pass in each interval.
-#[derive(Default)]
-struct Throttle(Option<Instant>);
-
-impl Throttle {
-    fn pass(&mut self) -> bool {
-        let now = Instant::now();
-        let pass = self.0.is_none_or(|last| now - last >= WARN_INTERVAL);
-        if pass {
-            self.0 = Some(now);
-        }
-        pass
-    }
 }

@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use parking_lot::Mutex;
@@ -19,6 +19,7 @@ use crate::{
     binding::{AccountId, EventKey, Kind, Owner},
     config,
     hub::{self, Control, IncomingEvent, UpstreamChange},
+    telemetry::throttle::Throttle,
 };
 
 use super::{
@@ -26,8 +27,10 @@ use super::{
     event::{PayloadFacts, convert},
     frame::EventFrame,
     ledger::{self, Ledger},
-    throttle::Throttle,
 };
+
+/// How often it is said that frames are left out.
+const SAY_EVERY: Duration = Duration::from_secs(60);
 
 /// Where events and control records go: an account of the hub.
 pub(crate) trait Log: Send + Sync {
@@ -120,8 +123,8 @@ impl Intake {
             ledger: Ledger::default(),
             said: None,
             unattributed_total: 0,
-            unattributed: Throttle::default(),
-            unreadable: Throttle::default(),
+            unattributed: Throttle::every(SAY_EVERY),
+            unreadable: Throttle::every(SAY_EVERY),
         };
         Self { inner: Mutex::new(inner) }
     }

@@ -4,24 +4,27 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// At most one line of log in so long, for each kind of line.
-const INTERVAL: Duration = Duration::from_secs(60);
-
 /// The count of one kind of incident.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Throttle {
+    interval: Duration,
     since_said: u64,
     quiet_until: Option<Instant>,
 }
 
 impl Throttle {
+    /// At most one line of log in each `interval`.
+    pub fn every(interval: Duration) -> Self {
+        Self { interval, since_said: 0, quiet_until: None }
+    }
+
     /// Counts an incident. How many there were since the last time that it was said, if it is time to say it again.
     pub fn hit(&mut self, now: Instant) -> Option<u64> {
         self.since_said += 1;
         if self.quiet_until.is_some_and(|until| now < until) {
             return None;
         }
-        self.quiet_until = Some(now + INTERVAL);
+        self.quiet_until = Some(now + self.interval);
         Some(std::mem::take(&mut self.since_said))
     }
 }
@@ -32,12 +35,12 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_is_said_at_once_and_the_rest_are_counted() {
-        let mut throttle = Throttle::default();
+        let mut throttle = Throttle::every(Duration::from_secs(60));
         let start = Instant::now();
         assert_eq!(throttle.hit(start), Some(1));
         for _ in 0..41 {
             assert_eq!(throttle.hit(start + Duration::from_secs(59)), None);
         }
-        assert_eq!(throttle.hit(start + INTERVAL), Some(42));
+        assert_eq!(throttle.hit(start + Duration::from_secs(60)), Some(42));
     }
 }
