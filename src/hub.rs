@@ -39,6 +39,8 @@ mod view;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use frame::category;
+
 pub use account::{Account, AccountStatus, Hub};
 pub use coverage::{BindingReport, BindingState};
 pub use frame::Encodes;

@@ -9,7 +9,6 @@ use prost::Message;
 use prost_types::Timestamp;
 
 use crate::{
-    binding::Kind,
     hub::{self, BindingReport, Epoch, GapReason, Sequence, UpstreamChange, UpstreamState, Window},
     proto,
 };
@@ -137,18 +136,6 @@ fn gap_reason(reason: GapReason) -> proto::GapReason {
         GapReason::SlowConsumer => proto::GapReason::SlowConsumer,
         GapReason::ReplayWindowExceeded => proto::GapReason::ReplayWindowExceeded,
         GapReason::EpochChanged => proto::GapReason::EpochChanged,
-    }
-}
-
-/// The category of a kind of binding.
-pub(crate) fn category(kind: Kind) -> proto::EventCategory {
-    match kind {
-        Kind::Call => proto::EventCategory::Call,
-        Kind::ConferenceEvent | Kind::ConferenceCommand => proto::EventCategory::Conference,
-        Kind::FaxStatus => proto::EventCategory::Fax,
-        Kind::Object => proto::EventCategory::Object,
-        Kind::Presence => proto::EventCategory::Presence,
-        Kind::Stream => proto::EventCategory::Stream,
     }
 }
 

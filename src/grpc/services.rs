@@ -17,7 +17,7 @@ use crate::{
     binding::{OptIn, catalogue},
     clock::SharedClock,
     config,
-    hub::Hub,
+    hub::{self, Hub},
     proto::{
         self,
         event_service_server::{EventService, EventServiceServer, SERVICE_NAME},
@@ -217,7 +217,7 @@ impl EventService for Calls {
         let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
         let binding_types = catalogue::TYPES.iter().map(|of| proto::BindingType {
             template: of.template.to_owned(),
-            category: message::category(of.kind).into(),
+            category: hub::category(of.kind).into(),
             description: of.description.to_owned(),
             examples: texts(of.examples),
             caveats: texts(of.caveats),

@@ -211,7 +211,8 @@ fn encode_core(record: &EventRecord, origin: &Origin) -> Vec<u8> {
     out
 }
 
-fn category(kind: Kind) -> proto::EventCategory {
+/// What an event of a kind is about.
+pub(crate) fn category(kind: Kind) -> proto::EventCategory {
     match kind {
         Kind::Call => proto::EventCategory::Call,
         Kind::ConferenceEvent | Kind::ConferenceCommand => proto::EventCategory::Conference,
