@@ -115,11 +115,14 @@ pub fn run() -> ExitCode {
 }
 
 fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::runtime(format_args!("cannot start the runtime: {error}")))?
-        .block_on(command)
+        .map_err(|error| Failure::runtime(format_args!("cannot start the runtime: {error}")))?;
+    let result = runtime.block_on(command);
+    // Dropped, it would wait for threads that are looking up the name of a host that is not there; nothing of ours is left.
+    runtime.shutdown_background();
+    result
 }
 
 fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {

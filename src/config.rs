@@ -94,6 +94,7 @@ impl Config {
         let mut checks = Checks(&mut session);
         config.upstream.check(&mut checks);
         config.grpc.check(&mut checks);
+        config.shutdown.check(&mut checks);
 
         if session.errors.is_empty() { Ok(config) } else { Err(ConfigErrors(session.errors)) }
     }

@@ -23,9 +23,9 @@ mod status;
 mod stream;
 mod subscribe;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use crate::{binding::OptIn, clock::SharedClock, config, hub::Hub};
+use crate::{binding::OptIn, clock::SharedClock, config, hub::Hub, ops::drain::Drain, random::SharedRandom};
 
 pub use services::NewServicesError;
 
@@ -40,8 +40,10 @@ pub struct Server {
     pub opt_in: OptIn,
     /// For the times in heartbeats.
     pub clock: SharedClock,
-    /// How long streams and connections have to end, once it drains.
-    pub grace: Duration,
+    /// For the ages of streams.
+    pub random: SharedRandom,
+    /// When it ends, and how.
+    pub drain: Drain,
     /// Where it keeps the streams that ended.
     pub ended: Arc<ended::EndedStreams>,
 }

@@ -13,6 +13,7 @@ mod gateway {
     mod counted;
     mod crowd;
     mod descendants;
+    mod drain;
     mod live;
     mod many;
     mod outage;
@@ -20,5 +21,4 @@ mod gateway {
     mod recorded;
     mod requests;
     mod services;
-    mod shutdown;
 }

@@ -151,7 +151,11 @@ fn config(simulator: &Simulator, id: AccountId, key: SecretString, listen: Socke
         grpc: config::Grpc { listen, ..config::Grpc::default() },
         telemetry: config::Telemetry::default(),
         // Nobody depends on the streams of a demo.
-        shutdown: config::Shutdown { grace: Duration::from_secs(2) },
+        shutdown: config::Shutdown {
+            endpoint_wait: Duration::ZERO,
+            drain_timeout: Duration::from_secs(2),
+            ..config::Shutdown::default()
+        },
     }
 }
 

@@ -1,12 +1,19 @@
 //! `hawking serve`: the gateway.
 
-use std::{backtrace::Backtrace, path::PathBuf};
+use std::{backtrace::Backtrace, path::PathBuf, pin::pin};
 
 use clap::Args;
 use tracing::{error, info, warn};
 
 use super::{Failure, check_config};
-use crate::{ops::shutdown::Signals, telemetry, upstream::Seams};
+use crate::{
+    ops::{
+        drain::Reason,
+        shutdown::{Signal, Signals},
+    },
+    telemetry,
+    upstream::Seams,
+};
 
 mod gateway;
 
@@ -15,8 +22,10 @@ pub use gateway::{Gateway, StartError};
 const LONG_ABOUT: &str = "\
 Holds one session to blackhole for each configured account and serves its events as gRPC.
 
-It runs until SIGTERM or SIGINT (Ctrl-C). Then it tells every stream that it is draining, ends them, and exits with 0 \
-within `shutdown.grace`. A second signal ends it at once, with 1.
+It runs until SIGTERM or SIGINT (Ctrl-C), drains, and exits with 0 within `shutdown.grace`: it says that it is not ready, \
+goes on serving until others have noticed (`shutdown.endpoint_wait`; after SIGINT it does not wait for that), then tells \
+every stream where to resume and ends it. A second signal skips the wait; where streams are ending already it ends \
+everything at once, with 1.
 
 The upstream need not be there at the start, nor stay: hawking tries for ever, and consumers are told how it stands.";
 
@@ -29,7 +38,7 @@ Examples:
 
 Exit codes:
   0  ended in good order by SIGTERM or SIGINT
-  1  it failed: the address is taken, or a second signal cut the drain short
+  1  it failed: the address is taken, or another signal cut the drain short
   2  the configuration is wrong; each error is printed";
 
 /// Run the gateway
@@ -61,15 +70,28 @@ pub(super) async fn command(arguments: Arguments) -> Result<(), Failure> {
         signal = signals.next() => signal,
         () = gateway.failed() => return Err(Failure::runtime("the gRPC server ended by itself; see the log")),
     };
-    info!(%signal, "draining; another signal ends it at once");
-    tokio::select! {
-        () = gateway.stop() => {
-            info!("ended in good order");
-            Ok(())
-        }
-        signal = signals.next() => {
-            warn!(%signal, "ending at once: streams are cut off");
-            Err(Failure::runtime("a second signal cut the drain short"))
+    info!(%signal, "draining");
+    let drain = gateway.drain().clone();
+    drain.begin(Reason::Shutdown, None);
+    if signal == Signal::Interrupt {
+        // Who sits at the keyboard has no load balancer that must notice first.
+        drain.skip_wait();
+    }
+    let mut stopping = pin!(gateway.stop());
+    loop {
+        tokio::select! {
+            () = &mut stopping => {
+                info!("ended in good order");
+                return Ok(());
+            }
+            signal = signals.next() => {
+                if drain.skip_wait() {
+                    info!(%signal, "streams end now; another signal cuts them off");
+                } else {
+                    warn!(%signal, "ending at once: streams are cut off");
+                    return Err(Failure::runtime("another signal cut the drain short"));
+                }
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{
-    form::{Address, bytes, count, span, timeout},
+    form::{Address, Optional, bytes, count, span, timeout},
     reader::Checks,
     settings::settings,
 };
@@ -25,6 +25,9 @@ settings! {
         keepalive_timeout: Duration = Duration::from_secs(20), as timeout();
         /// Streams for each connection at most.
         max_concurrent_streams: u32 = 1000, as count(1, 1_000_000);
+        /// A stream of this age, give or take a tenth at random, is ended with UNAVAILABLE, and its consumer resumes at once:
+        /// on another replica where its client balances by itself. Not set: streams live for ever.
+        max_stream_age: Option<Duration> = None, as Optional(span(Duration::from_secs(1), Duration::from_hours(31 * 24)));
         /// Connections at most.
         max_connections: usize = 10_000, as count(1, 1_000_000);
         /// The largest request message.

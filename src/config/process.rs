@@ -6,6 +6,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{
     form::{Choice, Parsed, span},
+    reader::Checks,
     settings::settings,
 };
 
@@ -23,8 +24,37 @@ settings! {
 settings! {
     /// How hawking ends.
     pub struct Shutdown {
-        /// Streams and connections are given so long to end. In Kubernetes: shorter than terminationGracePeriodSeconds.
-        grace: Duration = Duration::from_secs(20), as span(Duration::ZERO, Duration::from_hours(1));
+        /// The whole: hawking has ended so long after SIGTERM at the latest. In Kubernetes: terminationGracePeriodSeconds, or
+        /// shorter.
+        grace: Duration = Duration::from_secs(30), as span(Duration::ZERO, Duration::from_hours(2));
+        /// After SIGTERM hawking says that it is not ready, but goes on serving for so long, and takes new connections and
+        /// streams in: until load balancers and clients have noticed. After SIGINT (Ctrl-C) it does not wait.
+        endpoint_wait: Duration = Duration::from_secs(5), as span(Duration::ZERO, Duration::from_hours(1));
+        /// After that, streams and connections are given so long to end; what is left is cut.
+        drain_timeout: Duration = Duration::from_secs(15), as span(Duration::ZERO, Duration::from_hours(1));
+    }
+}
+
+/// What it takes to close the sessions to the upstream once the streams have ended, with a margin for a busy machine.
+const CLOSING: Duration = Duration::from_secs(5);
+
+impl Shutdown {
+    pub(super) fn check(&self, checks: &mut Checks<'_, '_>) {
+        let needed = self.endpoint_wait + self.drain_timeout + CLOSING;
+        if needed > self.grace {
+            let show = humantime::format_duration;
+            checks.fail(&["shutdown.grace", "shutdown.endpoint_wait", "shutdown.drain_timeout"], || {
+                format!(
+                    "shutdown.grace is {}; expected at least {}: shutdown.endpoint_wait ({}), shutdown.drain_timeout ({}), \
+                     and {} to close the sessions to the upstream",
+                    show(self.grace),
+                    show(needed),
+                    show(self.endpoint_wait),
+                    show(self.drain_timeout),
+                    show(CLOSING),
+                )
+            });
+        }
     }
 }
 

@@ -156,7 +156,8 @@ fn variables_win_over_the_file() {
             ("HAWKING_UPSTREAM__OPT_IN", "conference.command,"),
             ("HAWKING_HUB__LOG_RECORDS", "2000"),
             ("HAWKING_HUB__LOG_BYTES", "128Mi"),
-            ("HAWKING_SHUTDOWN__GRACE", "5s"),
+            ("HAWKING_SHUTDOWN__GRACE", "50s"),
+            ("HAWKING_GRPC__MAX_STREAM_AGE", "6h"),
             // Not set: a template left it empty.
             ("HAWKING_GRPC__MAX_CONNECTIONS", ""),
             // Not settings: the command line's own, Kubernetes' links to a Service named hawking, and others'.
@@ -173,7 +174,8 @@ fn variables_win_over_the_file() {
     assert_eq!(config.upstream.opt_in.0.len(), 1);
     assert_eq!(config.hub.log_records, 2000);
     assert_eq!(config.hub.log_bytes, 128 << 20);
-    assert_eq!(config.shutdown.grace, Duration::from_secs(5));
+    assert_eq!(config.shutdown.grace, Duration::from_secs(50));
+    assert_eq!(config.grpc.max_stream_age, Some(Duration::from_hours(6)));
 }
 
 #[test]

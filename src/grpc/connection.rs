@@ -33,7 +33,7 @@ use crate::config;
 
 use self::{
     attention::Ready,
-    call::{Call, RequestBody, Turn},
+    call::{Call, RequestBody, Turn, earlier},
 };
 use super::{
     coalesce::{Coalesced, Outlet, coalesce},
@@ -128,6 +128,8 @@ struct Pump<IO> {
     turn: Turn,
     /// Runs while any call is stalled.
     sweep: Option<Pin<Box<Sleep>>>,
+    /// Rings when the next stream reaches its greatest age, if there is one.
+    expiry: Option<Pin<Box<Sleep>>>,
     /// `None` once it has begun.
     drain: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     watch: BoxFuture<'static, ConnectionError>,
@@ -162,8 +164,9 @@ where
             ready,
             due: Vec::new(),
             held: Vec::new(),
-            turn: Turn { now: Instant::now(), grants: 0, stalled: false, draining: false },
+            turn: Turn { now: Instant::now(), grants: 0, expires: None, stalled: false, draining: false },
             sweep: None,
+            expiry: None,
             gave_way: false,
         }
     }
@@ -259,6 +262,29 @@ where
         stalled > ended.len()
     }
 
+    /// Ends the streams that have reached their greatest age.
+    fn poll_expiry(&mut self, cx: &mut Context<'_>) {
+        loop {
+            if let Some(at) = self.turn.expires.take()
+                && self.expiry.as_ref().is_none_or(|timer| at < timer.deadline())
+            {
+                self.expiry = Some(Box::pin(sleep_until(at)));
+            }
+            let Some(timer) = &mut self.expiry else { return };
+            if timer.as_mut().poll(cx).is_pending() {
+                return;
+            }
+            self.expiry = None;
+            let (now, mut next) = (Instant::now(), None);
+            for (key, call) in &mut self.calls {
+                if call.expire(now, &mut next) {
+                    self.ready.push(key);
+                }
+            }
+            self.turn.expires = earlier(self.turn.expires, next);
+        }
+    }
+
     fn poll_sweep(&mut self, cx: &mut Context<'_>) {
         let interval = (self.stall_timeout / SWEEPS_PER_TIMEOUT).max(Duration::from_millis(1));
         if std::mem::take(&mut self.turn.stalled) && self.sweep.is_none() {
@@ -307,6 +333,7 @@ where
                 this.begin_drain();
             }
             this.poll_sweep(&mut cx);
+            this.poll_expiry(&mut cx);
             let ended = this.poll_http(&mut cx);
             if let Poll::Ready(error) = this.watch.as_mut().poll(&mut cx) {
                 return Poll::Ready(Err(error));

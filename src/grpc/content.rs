@@ -5,6 +5,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Body as _;
+use tokio::time::Instant;
 use tonic::Status;
 
 use super::{ended::Cause, status, stream::EventStream};
@@ -59,6 +60,21 @@ impl Content {
         match self {
             Content::Events(stream) => stream.drain(),
             Content::Other(other) => other.draining = true,
+        }
+    }
+
+    /// When it reaches its greatest age, if there is one.
+    pub fn expires(&self) -> Option<Instant> {
+        match self {
+            Content::Events(stream) => stream.expires(),
+            Content::Other(_) => None,
+        }
+    }
+
+    /// It has reached that age: it must end by itself from here on. To be polled after that.
+    pub fn expire(&mut self) {
+        if let Content::Events(stream) = self {
+            stream.expire();
         }
     }
 

@@ -16,6 +16,10 @@ const KEPT_BINDINGS: usize = 16;
 pub enum Cause {
     /// The server drained: `UNAVAILABLE` after `Draining`.
     Drained,
+    /// The server drained, and the consumer did not take its end in time: cut.
+    DrainTimeout,
+    /// It had reached its greatest age: `UNAVAILABLE` after `Draining`.
+    MaxStreamAge,
     /// The deadline that the client set with `grpc-timeout` passed.
     DeadlineExceeded,
     /// The log overtook a consumer that still read: `ABORTED`.
@@ -28,7 +32,7 @@ pub enum Cause {
     AccountRemoved,
     /// The client reset the stream.
     ClientCancelled,
-    /// The connection ended, or was cut when the grace of a drain was over.
+    /// The connection ended.
     ConnectionLost,
     /// A defect of ours.
     Internal,
@@ -39,6 +43,8 @@ impl Cause {
     pub fn as_str(self) -> &'static str {
         match self {
             Cause::Drained => "drained",
+            Cause::DrainTimeout => "drain_timeout",
+            Cause::MaxStreamAge => "max_stream_age",
             Cause::DeadlineExceeded => "deadline_exceeded",
             Cause::SlowConsumer => "slow_consumer",
             Cause::SlowConsumerNotReading => "slow_consumer_not_reading",

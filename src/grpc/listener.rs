@@ -1,6 +1,6 @@
 //! The accept loop. A gateway has to answer for each connection: how many there are, and that all of them end in time.
 
-use std::{future::Future, io, sync::Arc, time::Duration};
+use std::{future::Future, io, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -18,20 +18,17 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Server {
-    /// Accepts and serves until `drain` is cancelled. Then: no more connections, health says NOT_SERVING, each connection
-    /// is told to go away, each stream gets `Draining` and the status UNAVAILABLE. Returns when all have ended, or after
-    /// the grace, having cut what was left. Dropping the future cuts everything at once.
+    /// Accepts and serves until it drains, and follows the [drain](crate::ops::drain) to its end: health says NOT_SERVING
+    /// from its beginning; once streams are to end there are no more connections, each one is told to go away, each
+    /// stream gets `Draining` and the status UNAVAILABLE. Returns when all have ended, or at the time at which what is left
+    /// is cut. Dropping the future cuts everything at once.
     ///
     /// # Errors
     ///
     /// If the services cannot be set up; nothing was accepted then.
-    pub async fn serve(
-        self,
-        listener: TcpListener,
-        drain: CancellationToken,
-    ) -> Result<(), NewServicesError> {
+    pub async fn serve(self, listener: TcpListener) -> Result<(), NewServicesError> {
         let settings = self.settings.clone();
-        let grace = self.grace;
+        let drain = self.drain.clone();
         let services = Services::new(self).await?;
         let permits = Arc::new(Semaphore::new(settings.max_connections));
         let tasks = Tasks::default();
@@ -39,10 +36,21 @@ impl Server {
         let draining = CancellationToken::new();
         let (mut failed, mut refused) = (Throttle::every(WARN_INTERVAL), Throttle::every(WARN_INTERVAL));
 
+        let mut ending = pin!(drain.ending());
+        let mut unready = pin!(async {
+            drain.begun().await;
+            services.not_serving().await;
+            tracing::info!("not ready any more: health says NOT_SERVING");
+        });
+        let mut is_ready = true;
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = drain.cancelled() => break,
+                () = &mut unready, if is_ready => {
+                    is_ready = false;
+                    continue;
+                }
+                () = &mut ending => break,
                 accepted = listener.accept() => accepted,
             };
             let (socket, peer) = match accepted {
@@ -54,7 +62,7 @@ impl Server {
                         tracing::warn!(%error, count, "connections cannot be accepted at the moment");
                     }
                     tokio::select! {
-                        () = drain.cancelled() => break,
+                        () = &mut ending => break,
                         () = tokio::time::sleep(ACCEPT_PAUSE) => continue,
                     }
                 }
@@ -80,15 +88,19 @@ impl Server {
         }
 
         drop(listener);
-        services.not_serving().await;
-        tracing::info!(connections = tasks.tracker.len(), ?grace, "the gRPC server drains");
+        tracing::info!(connections = tasks.tracker.len(), "streams are told where to resume, and end");
         draining.cancel();
         tasks.tracker.close();
-        if tokio::time::timeout(grace, tasks.tracker.wait()).await.is_err() {
-            tracing::warn!(tasks = tasks.tracker.len(), "the grace is over: cutting what is left");
-            tasks.cut.cancel();
-            tasks.tracker.wait().await;
+        tokio::select! {
+            biased;
+            () = tasks.tracker.wait() => {}
+            () = drain.cut() => {
+                tracing::warn!(connections = tasks.tracker.len(), "it took too long: what is left is cut");
+                tasks.cut.cancel();
+                tasks.tracker.wait().await;
+            }
         }
+        drain.done();
         Ok(())
     }
 }

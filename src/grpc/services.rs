@@ -4,7 +4,6 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, atomic::AtomicU64},
-    time::Duration,
 };
 
 use http::{Request, Response};
@@ -18,10 +17,12 @@ use crate::{
     clock::SharedClock,
     config,
     hub::{self, Hub},
+    ops::drain::Drain,
     proto::{
         self,
         event_service_server::{EventService, EventServiceServer, SERVICE_NAME},
     },
+    random::SharedRandom,
 };
 
 use super::{Server, content::Content, ended::EndedStreams, limits, message, status, subscribe};
@@ -41,7 +42,8 @@ pub(crate) struct Shared {
     pub hub: Arc<Hub>,
     pub opt_in: OptIn,
     pub clock: SharedClock,
-    pub grace: Duration,
+    pub random: SharedRandom,
+    pub drain: Drain,
     /// Numbers the streams.
     pub streams: AtomicU64,
     /// Those that are over.
@@ -70,7 +72,8 @@ impl Services {
             hub: server.hub,
             opt_in: server.opt_in,
             clock: server.clock,
-            grace: server.grace,
+            random: server.random,
+            drain: server.drain,
             streams: AtomicU64::new(1),
             ended: server.ended,
         });

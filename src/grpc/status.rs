@@ -178,6 +178,15 @@ pub(crate) fn draining(position: Option<Cursor>) -> Status {
     )
 }
 
+/// The stream has reached its greatest age.
+pub(crate) fn max_stream_age(position: Cursor) -> Status {
+    build(
+        Code::Unavailable,
+        "the stream has reached its greatest age: resume at once".into(),
+        error_info("MAX_STREAM_AGE", [("last_cursor", position.to_string())]),
+    )
+}
+
 /// The deadline that the client set with `grpc-timeout` has passed.
 pub(crate) fn deadline_exceeded(position: Option<Cursor>) -> Status {
     build(

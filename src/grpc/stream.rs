@@ -12,12 +12,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tonic::Status;
 
 use crate::{
     clock::SharedClock,
     hub::{EndReason, Item, Subscription},
+    ops::drain::{Drain, Reason},
     proto::{self, subscribe_response::Kind},
 };
 
@@ -33,16 +34,28 @@ pub(crate) struct EventStream {
     /// Each binding as it was requested, and its canonical form.
     requested: Vec<(String, String)>,
     clock: SharedClock,
-    /// After the drain began, the connection is cut at the latest after this.
-    grace: Duration,
+    /// Says when and why, at the end.
+    drain: Drain,
     subscription: Subscription,
     /// As the client set it with `grpc-timeout`.
     deadline: Option<Pin<Box<Sleep>>>,
+    /// When it reaches its greatest age. The connection looks at it: there is no timer for each stream.
+    expires: Option<Instant>,
     next: Next,
-    draining: bool,
+    farewell: Option<Farewell>,
     delivered: u64,
-    cause: Cause,
+    /// Why it ended. `None` as long as nobody has said.
+    cause: Option<Cause>,
     ended: Arc<EndedStreams>,
+}
+
+/// Why a stream says `Draining`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Farewell {
+    /// The server drains.
+    Drain,
+    /// It has reached its greatest age.
+    MaxAge,
 }
 
 /// What the stream does next.
@@ -64,8 +77,9 @@ pub(crate) struct Setup {
     /// `Subscribed`, framed.
     pub first: Bytes,
     pub clock: SharedClock,
-    pub grace: Duration,
-    pub deadline: Option<tokio::time::Instant>,
+    pub drain: Drain,
+    pub deadline: Option<Instant>,
+    pub expires: Option<Instant>,
     /// Where it is told that the stream has ended.
     pub ended: Arc<EndedStreams>,
 }
@@ -76,13 +90,14 @@ impl EventStream {
             consumer: setup.consumer,
             requested: setup.requested,
             clock: setup.clock,
-            grace: setup.grace,
+            drain: setup.drain,
             subscription,
             deadline: setup.deadline.map(|at| Box::pin(tokio::time::sleep_until(at))),
             next: Next::Subscribed(setup.first),
-            draining: false,
+            expires: setup.expires,
+            farewell: None,
             delivered: 0,
-            cause: Cause::ConnectionLost,
+            cause: None,
             ended: setup.ended,
         }
     }
@@ -103,13 +118,23 @@ impl EventStream {
     /// From here on it says `Draining` and its status, instead of what the subscription may still have. To be polled after
     /// that.
     pub fn drain(&mut self) {
-        self.draining = true;
+        self.farewell = Some(Farewell::Drain);
+    }
+
+    /// When it reaches its greatest age, if there is one.
+    pub fn expires(&self) -> Option<Instant> {
+        self.expires
+    }
+
+    /// It has reached that age. To be polled after that.
+    pub fn expire(&mut self) {
+        self.farewell.get_or_insert(Farewell::MaxAge);
     }
 
     /// Nobody will poll it any more, for this reason.
     pub fn abandon(&mut self, cause: Cause) {
         if !matches!(self.next, Next::Nothing) {
-            self.cause = cause;
+            self.cause = Some(cause);
         }
     }
 
@@ -120,8 +145,8 @@ impl EventStream {
 
     fn poll_items(&mut self, cx: &mut Context<'_>) -> Poll<Part> {
         // Before the items: a subscription that always has one must not outlive the drain.
-        if self.draining {
-            return Poll::Ready(self.say_draining());
+        if let Some(farewell) = self.farewell {
+            return Poll::Ready(self.say_draining(farewell));
         }
         if let Some(deadline) = &mut self.deadline
             && deadline.as_mut().poll(cx).is_ready()
@@ -165,25 +190,43 @@ impl EventStream {
     }
 
     /// `Draining` now, the status with the next part.
-    fn say_draining(&mut self) -> Part {
+    fn say_draining(&mut self, farewell: Farewell) -> Part {
         let position = self.subscription.position();
-        self.next = Next::Status(status::draining(Some(position)), Cause::Drained);
+        let (status, cause, reason, left) = match farewell {
+            Farewell::Drain => {
+                let reason = match self.drain.reason() {
+                    Some(Reason::Operator) => proto::DrainReason::Operator,
+                    Some(Reason::Shutdown) | None => proto::DrainReason::Shutdown,
+                };
+                let left = self.drain.cut_at().map(|at| at.saturating_duration_since(Instant::now()));
+                (status::draining(Some(position)), Cause::Drained, reason, left.unwrap_or_default())
+            }
+            Farewell::MaxAge => {
+                let reason = proto::DrainReason::MaxStreamAge;
+                (status::max_stream_age(position), Cause::MaxStreamAge, reason, Duration::ZERO)
+            }
+        };
+        self.next = Next::Status(status, cause);
         Part::Messages(message::response(Kind::Draining(proto::Draining {
-            reason: proto::DrainReason::Shutdown.into(),
+            reason: reason.into(),
             position: Some(message::cursor(position.epoch, position.sequence)),
-            deadline: Some(message::timestamp(self.clock.now() + self.grace)),
+            deadline: Some(message::timestamp(self.clock.now() + left)),
         })))
     }
 
     fn finish(&mut self, status: &Status, cause: Cause) -> Part {
         self.next = Next::Nothing;
-        self.cause = cause;
+        self.cause = Some(cause);
         Part::Trailers(trailers(status))
     }
 }
 
 impl Drop for EventStream {
     fn drop(&mut self) {
+        let cause = self.cause.unwrap_or(match self.farewell {
+            Some(Farewell::Drain) => Cause::DrainTimeout,
+            Some(Farewell::MaxAge) | None => Cause::ConnectionLost,
+        });
         let stream = EndedStream {
             consumer: self.consumer.clone(),
             bindings: std::mem::take(&mut self.requested).into_iter().map(|(asked, _)| asked).collect(),
@@ -191,7 +234,7 @@ impl Drop for EventStream {
             lag: self.subscription.lag(),
             delivered: self.delivered,
             ended: self.clock.now(),
-            cause: self.cause,
+            cause,
         };
         tracing::info!(
             account = %stream.consumer.account,

@@ -15,6 +15,7 @@ use tonic::Status;
 use crate::{
     hub,
     proto::{self, subscribe_response::Kind},
+    random::{self, Random},
 };
 
 use super::{
@@ -124,11 +125,17 @@ where
         consumer,
         requested: request.requested,
         clock: shared.clock.clone(),
-        grace: shared.grace,
+        drain: shared.drain.clone(),
         deadline,
+        expires: shared.settings.max_stream_age.map(|age| expiry(age, &*shared.random)),
         ended: shared.ended.clone(),
     };
     Ok(EventStream::new(setup, subscription))
+}
+
+/// When a stream that begins now reaches its greatest age: not all that began together, after an outage say, end together.
+fn expiry(age: Duration, random: &dyn Random) -> Instant {
+    Instant::now() + random::between(random, age.mul_f64(0.9), age.mul_f64(1.1))
 }
 
 /// The first message.
@@ -237,6 +244,8 @@ mod tests {
         clock::SystemClock,
         config,
         grpc::{Server, content::Part, ended::Cause, services::Services},
+        ops::drain::Drain,
+        random::SystemRandom,
     };
 
     async fn services() -> Services {
@@ -251,7 +260,8 @@ mod tests {
             hub,
             opt_in: OptIn::default(),
             clock,
-            grace: Duration::from_secs(1),
+            random: Arc::new(SystemRandom),
+            drain: Drain::new(config::Shutdown::default()),
             ended: Arc::default(),
         })
         .await

@@ -328,7 +328,12 @@ async fn nothing_secret_gets_out(log_format: &str) {
     let config = folder.path().join("hawking.toml");
     fs::write(&config, upstreams.config(log_format)).unwrap();
     let mut command = hawking(["serve", "--config"]);
-    command.arg(&config).env("PASSWORD", PASSWORD).env("RUST_LOG", "trace").env("RUST_BACKTRACE", "full");
+    command
+        .arg(&config)
+        .env("PASSWORD", PASSWORD)
+        .env("HAWKING_SHUTDOWN__ENDPOINT_WAIT", "0s")
+        .env("RUST_LOG", "trace")
+        .env("RUST_BACKTRACE", "full");
     let mut gateway = Running::start(&mut command);
     let line = gateway.stderr_line("serving gRPC");
     let port: String =

@@ -17,10 +17,11 @@ use hawking::{
     clock::SystemClock,
     config, grpc,
     hub::{self, Control, IncomingEvent, UpstreamChange, UpstreamState},
+    ops::drain::{Drain, Reason},
     proto::{self, event_service_client::EventServiceClient, subscribe_response::Kind},
+    random::SeededRandom,
 };
 use tokio::{net::TcpListener, task::JoinHandle};
-use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming, transport::Channel};
 
 /// The account of the recordings.
@@ -57,12 +58,17 @@ pub fn settings() -> config::Grpc {
     config::Grpc { heartbeat_min: Duration::from_millis(10), ..config::Grpc::default() }
 }
 
+/// Nobody has to notice first; streams are given so long to end.
+pub fn draining_within(drain_timeout: Duration) -> config::Shutdown {
+    config::Shutdown { endpoint_wait: Duration::ZERO, drain_timeout, ..config::Shutdown::default() }
+}
+
 /// A gRPC server over a hub, and in place of an upstream somebody who confirms whatever is wanted.
 pub struct Direct {
     pub hub: Arc<hub::Hub>,
     pub account: Arc<hub::Account>,
     pub addr: SocketAddr,
-    pub drain: CancellationToken,
+    pub drain: Drain,
     pub ended: Arc<grpc::ended::EndedStreams>,
     server: Option<JoinHandle<()>>,
     upstream: JoinHandle<()>,
@@ -73,7 +79,16 @@ impl Direct {
         Self::with(settings(), config::Hub::default(), Duration::from_secs(10)).await
     }
 
-    pub async fn with(settings: config::Grpc, hub_settings: config::Hub, grace: Duration) -> Self {
+    /// Drains at once; streams are given `drain_timeout` to end.
+    pub async fn with(settings: config::Grpc, hub_settings: config::Hub, drain_timeout: Duration) -> Self {
+        Self::draining(settings, hub_settings, draining_within(drain_timeout)).await
+    }
+
+    pub async fn draining(
+        settings: config::Grpc,
+        hub_settings: config::Hub,
+        shutdown: config::Shutdown,
+    ) -> Self {
         let clock = Arc::new(SystemClock);
         let epochs = AtomicU64::new(0xe70c4);
         let hub = hub::Hub::new(hub_settings, clock.clone(), move || epochs.fetch_add(1, Ordering::Relaxed));
@@ -83,17 +98,18 @@ impl Direct {
 
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = listener.local_addr().expect("its address");
-        let drain = CancellationToken::new();
+        let drain = Drain::new(shutdown);
         let ended = Arc::<grpc::ended::EndedStreams>::default();
         let server = grpc::Server {
             settings,
             hub: hub.clone(),
             opt_in: OptIn::default(),
             clock,
-            grace,
+            random: Arc::new(SeededRandom::new(1)),
+            drain: drain.clone(),
             ended: ended.clone(),
         };
-        let serving = server.serve(listener, drain.clone());
+        let serving = server.serve(listener);
         let server = tokio::spawn(async move { serving.await.expect("the services are set up") });
         Self { hub, account, addr, drain, ended, server: Some(server), upstream }
     }
@@ -121,7 +137,7 @@ impl Direct {
 
     /// Drains, and waits until the server has ended.
     pub async fn stop(&mut self) {
-        self.drain.cancel();
+        self.drain.begin(Reason::Shutdown, None);
         self.ended().await;
     }
 

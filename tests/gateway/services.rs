@@ -1,6 +1,6 @@
 //! The unary calls, health and reflection.
 
-use hawking::proto;
+use hawking::{ops::drain::Reason, proto};
 use tonic::Code;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -110,7 +110,7 @@ async fn health_is_serving_whatever_the_upstream_does() {
         .into_inner();
     let next = soon("the state now", watch.message()).await.unwrap().unwrap();
     assert_eq!(next.status(), ServingStatus::Serving);
-    server.drain.cancel();
+    server.drain.begin(Reason::Shutdown, None);
     let next = soon("the drain", watch.message()).await.unwrap().unwrap();
     assert_eq!(next.status(), ServingStatus::NotServing);
     let end = soon("the end", watch.message()).await.unwrap_err();

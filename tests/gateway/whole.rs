@@ -13,7 +13,7 @@ use hawking::{
 use serde_json::value::RawValue;
 use tonic::transport::Channel;
 
-use super::harness::{ACCOUNT, Consumer, account_id, channel, settings, soon};
+use super::harness::{ACCOUNT, Consumer, account_id, channel, draining_within, settings, soon};
 
 /// Simulator and gateway, both in this process, over real sockets.
 pub struct Whole {
@@ -101,7 +101,7 @@ pub fn config(sim: &Simulator) -> Config {
         hub: config::Hub::default(),
         grpc: config::Grpc { listen: ([127, 0, 0, 1], 0).into(), ..settings() },
         telemetry: config::Telemetry::default(),
-        shutdown: config::Shutdown { grace: Duration::from_secs(10) },
+        shutdown: draining_within(Duration::from_secs(10)),
     }
 }
 

@@ -3,7 +3,11 @@
 use std::{any::Any, io, net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use tokio::{net::TcpListener, task::JoinSet, time::timeout};
+use tokio::{
+    net::TcpListener,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{error, warn};
 
@@ -12,13 +16,15 @@ use crate::{
     config::{self, Config},
     grpc,
     hub::{Control, GapReason, Hub, LostBindings, UpstreamChange, UpstreamState},
+    ops::drain::{Drain, Reason},
     upstream::{self, Seams},
 };
 
 /// The first delay before the task of an account is started again after a panic; doubled each time.
 const RESTART_FIRST: Duration = Duration::from_secs(1);
 const RESTART_LAST: Duration = Duration::from_secs(60);
-const GRACE_MARGIN: Duration = Duration::from_secs(1);
+/// The server cuts what did not end in time itself; so long after that it is cut with it.
+const CUT_MARGIN: Duration = Duration::from_secs(1);
 /// What the tasks of the upstream get to close their sessions, after the streams have ended.
 const UPSTREAM_GRACE: Duration = Duration::from_secs(3);
 
@@ -26,11 +32,11 @@ const UPSTREAM_GRACE: Duration = Duration::from_secs(3);
 pub struct Gateway {
     grpc_addr: SocketAddr,
     hub: Arc<Hub>,
-    grpc: AbortOnDropHandle<Result<(), grpc::NewServicesError>>,
+    /// `None` once it has ended, which it does after a drain.
+    grpc: Option<AbortOnDropHandle<Result<(), grpc::NewServicesError>>>,
     accounts: JoinSet<()>,
-    drain: CancellationToken,
+    drain: Drain,
     stop: CancellationToken,
-    grace: Duration,
 }
 
 /// Why a gateway could not start.
@@ -60,7 +66,7 @@ impl Gateway {
 
         let random = seams.random.clone();
         let hub = Arc::new(Hub::new(config.hub, seams.clock.clone(), move || random.next_u64()));
-        let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
+        let (drain, stop) = (Drain::new(config.shutdown), CancellationToken::new());
 
         let mut accounts = JoinSet::new();
         let upstream = Arc::new(config.upstream);
@@ -84,12 +90,12 @@ impl Gateway {
             hub: hub.clone(),
             opt_in: upstream.opt_in.clone(),
             clock: seams.clock,
-            grace: config.shutdown.grace,
+            random: seams.random,
+            drain: drain.clone(),
             ended: Arc::default(),
         };
-        let grpc = tokio::spawn(server.serve(listener, drain.clone()));
-        let grace = config.shutdown.grace;
-        Ok(Self { grpc_addr, hub, grpc: AbortOnDropHandle::new(grpc), accounts, drain, stop, grace })
+        let grpc = AbortOnDropHandle::new(tokio::spawn(server.serve(listener)));
+        Ok(Self { grpc_addr, hub, grpc: Some(grpc), accounts, drain, stop })
     }
 
     /// Where gRPC is served: the real port, also where port 0 was configured.
@@ -102,23 +108,39 @@ impl Gateway {
         &self.hub
     }
 
+    /// Its drain, to begin it and to see how far it is. The gateway itself goes on when that is over: its upstreams, its hub.
+    pub fn drain(&self) -> &Drain {
+        &self.drain
+    }
+
     /// Completes if the gRPC server ends although nobody asked it to: a defect. Otherwise never.
     pub async fn failed(&mut self) {
-        match (&mut self.grpc).await {
+        let Some(grpc) = &mut self.grpc else { return std::future::pending().await };
+        let ended = grpc.await;
+        self.grpc = None;
+        match ended {
+            Ok(Ok(())) if self.drain.is_done() => std::future::pending().await,
             Ok(Ok(())) => error!("the gRPC server ended"),
             Ok(Err(error)) => error!(%error, "the gRPC server cannot be set up"),
             Err(error) => error!(%error, "the gRPC server panicked"),
         }
     }
 
-    /// Ends everything in good order: the streams are told and ended first, then the sessions are closed. Takes the
-    /// configured grace at most, and a little for the sessions; what has not ended by then is cut off.
+    /// Ends everything in good order: first the [drain](crate::ops::drain), which begins here if it has not yet, then the
+    /// sessions are closed. What has not ended at its time is cut off.
     pub async fn stop(self) {
-        let Self { grpc, mut accounts, drain, stop, grace, .. } = self;
-        drain.cancel();
-        // The server keeps the grace itself; this is for the case that it does not.
-        if timeout(grace + GRACE_MARGIN, grpc).await.is_err() {
-            warn!(?grace, "streams did not end within the grace and are cut off");
+        let Self { grpc, mut accounts, drain, stop, .. } = self;
+        drain.begin(Reason::Shutdown, None);
+        if let Some(grpc) = grpc {
+            let late = async {
+                drain.cut().await;
+                sleep(CUT_MARGIN).await;
+            };
+            tokio::select! {
+                // How it ended is of no interest any more: a panic was logged.
+                _ = grpc => {}
+                () = late => warn!("the gRPC server did not end in time and is cut off"),
+            }
         }
         stop.cancel();
         let all_ended = async { while accounts.join_next().await.is_some() {} };
@@ -193,7 +215,6 @@ mod tests {
 
     use bytes::Bytes;
     use futures_util::future::BoxFuture;
-    use tokio::time::sleep;
 
     use super::*;
     use crate::{

@@ -13,7 +13,10 @@ fn mistakes_are_named() {
             "[upstream.tls]\ncafile = \"x\"".into(),
             "upstream.tls.cafile: unknown key; did you mean `ca_file`?",
         ),
-        ("[shutdown]\nzzz = 1".into(), "shutdown.zzz: unknown key; there are grace"),
+        (
+            "[shutdown]\nzzz = 1".into(),
+            "shutdown.zzz: unknown key; there are drain_timeout, endpoint_wait, grace",
+        ),
         ("grpc = 1".into(), "grpc: found an integer, expected a section with settings"),
         ("accounts = 1".into(), "accounts: found an integer, expected a list of accounts"),
         ("[accounts]\nid = \"x\"".into(), "accounts: found a section, expected a list of accounts"),
@@ -126,6 +129,11 @@ fn mistakes_are_named() {
             "[upstream]\nbackoff_initial = \"31s\"".into(),
             "upstream.backoff_initial: upstream.backoff_initial is 31s and upstream.backoff_max is 30s; expected the first not to be longer",
         ),
+        (
+            "[shutdown]\ngrace = \"10s\"".into(),
+            "shutdown.grace: shutdown.grace is 10s; expected at least 25s: shutdown.endpoint_wait (5s), shutdown.drain_timeout (15s)",
+        ),
+        ("[shutdown]\nendpoint_wait = \"11s\"".into(), "shutdown.endpoint_wait: shutdown.grace is 30s"),
         (
             "[grpc]\nheartbeat_min = \"16s\"".into(),
             "grpc.heartbeat_min: grpc.heartbeat_min is 16s and grpc.heartbeat_default is 15s",

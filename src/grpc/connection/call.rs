@@ -68,6 +68,8 @@ pub(super) struct Turn {
     /// How often a call of the connection asked for window and was given all of it at once. Then there was window for all:
     /// while anybody waits for the connection's, `h2` gives none to others.
     pub grants: u64,
+    /// The earliest time at which a stream that began since this was last looked at reaches its greatest age.
+    pub expires: Option<Instant>,
     /// Whether any call was stalled, since it was last looked at.
     pub stalled: bool,
     /// Whether the server drains.
@@ -107,6 +109,19 @@ impl Call {
         }
     }
 
+    /// If its stream has reached its greatest age, it is to end, and to be polled: then gives true. Otherwise `next` becomes
+    /// the time at which it will, if that is earlier.
+    pub fn expire(&mut self, now: Instant, next: &mut Option<Instant>) -> bool {
+        let Stage::Sending(sending) = &mut self.stage else { return false };
+        let Some(at) = sending.content.expires() else { return false };
+        if at <= now {
+            sending.content.expire();
+            return true;
+        }
+        *next = earlier(*next, Some(at));
+        false
+    }
+
     /// Since when it has had something to send and no window.
     pub fn stall(&self) -> Option<Stall> {
         match &self.stage {
@@ -128,6 +143,11 @@ impl Call {
         }
         self.stage = Stage::Over;
     }
+}
+
+/// The earlier of two times, of which there may be none.
+pub(super) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    a.into_iter().chain(b).min()
 }
 
 enum Progress {
@@ -169,6 +189,7 @@ impl Stage {
             if turn.draining {
                 content.drain();
             }
+            turn.expires = earlier(turn.expires, content.expires());
             *self = Stage::Sending(Sending { stream, content, pending: Bytes::new(), stall: None });
         }
         match self {

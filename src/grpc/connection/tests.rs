@@ -1,5 +1,6 @@
 //! Connections in memory, with `h2` as the client: windows, resets and writes are exact, and time is paused.
 
+mod age;
 mod properties;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,7 +27,9 @@ use crate::{
         message, subscribe,
     },
     hub::{Account, Control, Hub, IncomingEvent, UpstreamChange, UpstreamState},
+    ops::drain::Drain,
     proto::{self, subscribe_response::Kind},
+    random::SeededRandom,
 };
 
 const ACCOUNT: &str = "account0000000000000000000000002";
@@ -126,7 +129,8 @@ impl Rig {
             hub: hub.clone(),
             opt_in: OptIn::default(),
             clock,
-            grace: Duration::from_secs(1),
+            random: Arc::new(SeededRandom::new(1)),
+            drain: Drain::new(config::Shutdown::default()),
             ended: Arc::new(EndedStreams::default()),
         })
         .await

@@ -5,10 +5,14 @@ use std::time::{Duration, Instant};
 use hawking::{
     config,
     grpc::ended::Cause,
+    ops::drain::Reason,
     proto::{self, subscribe_response::Kind},
 };
 use tokio::net::TcpStream;
 use tonic::Code;
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 use super::harness::*;
 
@@ -26,7 +30,7 @@ async fn streams_are_told_where_to_resume() {
     for consumer in &mut consumers {
         consumer.event().await;
     }
-    server.drain.cancel();
+    server.drain.begin(Reason::Shutdown, None);
     for consumer in &mut consumers {
         let (messages, status) = consumer.end().await;
         let Some(Kind::Draining(draining)) = messages.last() else { panic!("{messages:?}") };
@@ -68,6 +72,43 @@ async fn who_does_not_read_is_cut_after_the_grace() {
     assert_ne!(status.code(), Code::Ok);
     assert_eq!(
         server.ended.newest(2).iter().map(|stream| stream.cause).collect::<Vec<_>>(),
-        [Cause::ConnectionLost]
+        [Cause::DrainTimeout]
     );
+}
+
+/// Load balancers and clients hear of it first, and until then nobody who comes is turned away.
+#[tokio::test]
+async fn it_goes_on_serving_until_others_have_noticed() {
+    let shutdown = config::Shutdown {
+        endpoint_wait: Duration::from_secs(3600),
+        drain_timeout: Duration::from_secs(3600),
+        ..config::Shutdown::default()
+    };
+    let mut server = Direct::draining(settings(), config::Hub::default(), shutdown).await;
+    let mut health = HealthClient::new(channel(server.addr).await);
+    let mut before = server.subscribe(request(&["call.*.*"])).await;
+
+    server.drain.begin(Reason::Operator, None);
+    assert!(!server.drain.is_serving(), "readiness is read here");
+    eventually("health says so", async || {
+        let answer = health.check(HealthCheckRequest::default()).await.unwrap().into_inner();
+        answer.status() == ServingStatus::NotServing
+    })
+    .await;
+    let mut after = server.subscribe(request(&["call.*.*"])).await;
+    server.call("CHANNEL_CREATE", "a");
+    for consumer in [&mut before, &mut after] {
+        assert_eq!(consumer.event().await.call_id, "a");
+    }
+
+    assert!(server.drain.skip_wait());
+    for consumer in [&mut before, &mut after] {
+        let (messages, status) = consumer.end().await;
+        let Some(Kind::Draining(draining)) = messages.last() else { panic!("{messages:?}") };
+        assert_eq!(draining.reason(), proto::DrainReason::Operator);
+        assert_eq!((status.code(), &*reason(&status)), (Code::Unavailable, "DRAINING"));
+    }
+    drop(health);
+    server.ended().await;
+    assert!(server.drain.is_done());
 }
