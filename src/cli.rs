@@ -4,8 +4,8 @@ use std::{fmt::Display, future::Future, io, process::ExitCode};
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+mod bindings;
 mod check_config;
-mod client;
 mod demo;
 pub mod serve;
 mod sim;
@@ -28,11 +28,13 @@ Examples:
   hawking check-config --config hawking.toml
   hawking serve --config hawking.toml
   hawking tail --account ACCOUNT_ID 'call.*.*'
+  hawking bindings list
 
 Exit codes:
   0  all went well, or it was ended by Ctrl-C or SIGTERM and ended in good order
   1  it failed while running
   2  the command line or the configuration is wrong; nothing was started
+Some commands have more: see their --help.
 
 Colours are used on a terminal only, and never where NO_COLOR is set.";
 
@@ -50,6 +52,7 @@ enum Command {
     Demo(demo::Arguments),
     Sim(sim::Arguments),
     Tail(Box<tail::Arguments>),
+    Bindings(bindings::Arguments),
     CheckConfig(check_config::CheckArguments),
     PrintConfig(check_config::PrintArguments),
     /// Print the completions for a shell
@@ -70,6 +73,9 @@ enum Failure {
     /// It failed while running: exit code 1.
     #[error("{0}")]
     Runtime(String),
+    /// The server no longer has what came after the cursor: exit code 3.
+    #[error("{0}")]
+    Missed(String),
 }
 
 impl Failure {
@@ -83,7 +89,7 @@ impl Failure {
 }
 
 /// Reads the command line, runs the command, and gives the exit code: 0 for success, 1 for a failure while running, 2 for
-/// a wrong command line or configuration.
+/// a wrong command line or configuration, 3 where `tail` cannot go on after its cursor.
 pub fn run() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
@@ -98,6 +104,7 @@ pub fn run() -> ExitCode {
         Command::Demo(arguments) => block_on(demo::command(arguments)),
         Command::Sim(arguments) => block_on(sim::command(arguments)),
         Command::Tail(arguments) => block_on(tail::command(*arguments)),
+        Command::Bindings(arguments) => bindings::command(arguments),
         Command::CheckConfig(arguments) => check_config::check(arguments),
         Command::PrintConfig(arguments) => check_config::print(arguments),
         Command::Completions { shell } => completions(shell),
@@ -109,6 +116,7 @@ pub fn run() -> ExitCode {
             ExitCode::from(match failure {
                 Failure::Usage(_) => 2,
                 Failure::Runtime(_) => 1,
+                Failure::Missed(_) => 3,
             })
         }
     }
@@ -142,7 +150,9 @@ mod tests {
 
     #[test]
     fn every_command_and_argument_is_explained() {
-        for command in Arguments::command().get_subcommands() {
+        let command = Arguments::command();
+        let within = command.get_subcommands().flat_map(clap::Command::get_subcommands);
+        for command in command.get_subcommands().chain(within) {
             assert!(command.get_about().is_some(), "{} has no help", command.get_name());
             for argument in command.get_arguments() {
                 assert!(

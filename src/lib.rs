@@ -11,12 +11,14 @@
 //!   transport.
 //! - [`grpc`]: the way out. The accept loop, the body of `Subscribe`, the unary calls.
 //! - [`sim`]: an upstream to run and to test against, faithful to recordings of the real one.
+//! - [`client`]: a consumer of all this, which resumes by itself. It knows the wire types and nothing else of ours.
 //! - [`cli`]: the commands; it wires all the others together.
 //!
 //! [`config`], [`telemetry`], [`clock`] and [`random`] are leaves.
 
 pub mod binding;
 pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod grpc;

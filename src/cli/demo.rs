@@ -15,7 +15,6 @@ use tonic::transport::Endpoint;
 
 use super::{
     Failure,
-    client::{Happening, Refused, Subscriber},
     serve::{Gateway, StartError},
     sim::{for_duration, parse_rate},
     tail::{human::Lines, parse_duration},
@@ -23,6 +22,7 @@ use super::{
 };
 use crate::{
     binding::AccountId,
+    client::{Happening, Refused, Subscriber},
     config::{self, Config, Credentials},
     ops::shutdown::Signals,
     proto::{PayloadFormat, SubscribeRequest, SubscribeResponse, subscribe_response::Kind},
@@ -273,7 +273,7 @@ impl View {
                         self.board.say(reason);
                         Ok(())
                     }
-                    Err(Refused::Request(reason) | Refused::Server(reason)) => {
+                    Err(Refused::Request(reason) | Refused::Server(reason) | Refused::Missed(reason)) => {
                         return Err(Failure::Runtime(reason));
                     }
                 },

@@ -14,6 +14,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     Failure,
+    bindings::parse_flavour,
     tail::parse_duration,
     terminal::{self, Palette},
 };
@@ -141,10 +142,6 @@ pub(super) fn parse_rate(text: &str) -> Result<f64, String> {
         Ok(rate) if (0.0..=1000.0).contains(&rate) => Ok(rate),
         _ => Err("a rate is a number of calls a second, from 0 to 1000".into()),
     }
-}
-
-fn parse_flavour(text: &str) -> Result<Flavour, String> {
-    Flavour::parse(text).ok_or_else(|| "k4, 4.3 or k5".into())
 }
 
 fn banner(simulator: &Simulator, rate: f64) -> String {

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Write},
+    path::PathBuf,
     pin::pin,
     time::{Duration, SystemTime},
 };
@@ -11,12 +12,11 @@ use tonic::transport::Endpoint;
 
 use super::{
     Failure,
-    client::{Happening, Refused, Subscriber},
     terminal::{self, Palette},
 };
 use crate::{
     binding::AccountId,
-    hub,
+    client::{self, CursorFile, Happening, Refused, Subscriber},
     ops::shutdown::Signals,
     proto::{
         Cursor, EventFilter, FieldFilter, PayloadFormat, ReplayMissPolicy, SubscribeRequest,
@@ -26,6 +26,9 @@ use crate::{
 
 pub(super) mod human;
 mod json;
+mod keeper;
+
+use keeper::CursorKeeper;
 
 const LONG_ABOUT: &str = "\
 Subscribes on a running gateway and prints what comes, one line for each event.
@@ -33,6 +36,12 @@ Subscribes on a running gateway and prints what comes, one line for each event.
 Losses are shown as they are told by the server: a gap opens, and closes again. When the connection to the gateway breaks, \
 tail connects again and resumes after the last event, so nothing is missed. If the server no longer has what came since, \
 tail says so and goes on live.
+
+With --cursor-file that holds over restarts of tail too: the file has the cursor of what was printed, and the next run \
+goes on after it. It is written behind the output, once a second and at the end, so after a kill -9 or a loss of power the \
+last second may be printed again, and nothing is left out. If the server no longer has what came since, tail ends with \
+exit code 3 and leaves the file as it is: load your state anew, then run it once with --on-miss live, or with \
+--on-miss oldest to get what there is. A gateway that was restarted (EPOCH_CHANGED) is such a case, as its log is in memory.
 
 Standard output has the stream alone; what tail has to say itself goes to standard error.";
 
@@ -51,12 +60,17 @@ Examples:
   hawking tail --account 1a2b... --field hangup_cause=USER_BUSY 'call.*.*'
   hawking tail --account 1a2b... --format json 'call.*.*' | jq .event.payload
   hawking tail --account 1a2b... --count 1 --for 30s 'object.doc_created.*'
+  hawking tail --account 1a2b... --format json --cursor-file calls.cursor \
+    'call.*.*' >> calls.jsonl
 
 Exit codes:
   0  --count or --for was reached, or Ctrl-C, SIGTERM or a closed pipe ended it
-  1  the server refuses to serve, or --for was over before --count was reached
+  1  the server refuses to serve, or --for was over before --count was reached,
+     or the cursor file cannot be written
   2  the command line is wrong, or the server says that the request is: an
-     unknown account, a malformed binding";
+     unknown account, a malformed binding; or the cursor file is none, or is
+     that of another account
+  3  with --on-miss fail: the server no longer has what came after the cursor";
 
 /// Print the events of a running gateway
 #[derive(Debug, Args)]
@@ -92,6 +106,12 @@ pub(super) struct Arguments {
     /// Go on exactly after this cursor, EPOCH:SEQUENCE
     #[arg(long, value_name = "CURSOR", value_parser = parse_cursor, conflicts_with = "since")]
     resume_after: Option<Cursor>,
+    /// Go on after the cursor in this file, and keep it there; where there is no file yet, start live or as --since says
+    #[arg(long, value_name = "PATH", conflicts_with = "resume_after")]
+    cursor_file: Option<PathBuf>,
+    /// What to do when the server no longer has what comes after the cursor: fail with --cursor-file, else live
+    #[arg(long, value_enum, value_name = "WHAT")]
+    on_miss: Option<OnMiss>,
     /// Start with what was received so long ago, such as 5m, or as much of that as the server still has
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     since: Option<Duration>,
@@ -101,6 +121,16 @@ pub(super) struct Arguments {
     /// Stop after so long, such as 30s
     #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
     duration: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OnMiss {
+    /// End with exit code 3; the cursor file stays as it is
+    Fail,
+    /// Go on with what comes from now on
+    Live,
+    /// Go on with the oldest event that the server has; a gap tells of what is missing before it
+    Oldest,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -127,8 +157,51 @@ enum Payload {
 pub(super) async fn command(arguments: Arguments) -> Result<(), Failure> {
     let mut signals = Signals::catch().map_err(Failure::runtime)?;
     let endpoint = Endpoint::from_shared(arguments.server.clone()).map_err(Failure::usage)?;
-    let mut subscriber = Subscriber::new(endpoint, request(&arguments));
-    let mut printer = Printer::new(&arguments);
+    let (file, stored) = match &arguments.cursor_file {
+        Some(path) => {
+            let (file, stored) =
+                CursorFile::open(path, arguments.account.as_str()).map_err(Failure::usage)?;
+            (Some(file), stored)
+        }
+        None => (None, None),
+    };
+    if let Some(cursor) = &stored {
+        terminal::note(format_args!("going on after {}", client::text_of(cursor)));
+    }
+    let request = request(&arguments, stored);
+    let mut subscriber = Subscriber::new(endpoint, request);
+    if on_miss(&arguments) == OnMiss::Fail {
+        subscriber = subscriber.fail_on_miss();
+    }
+
+    let mut keeper = CursorKeeper::new(file);
+    let outcome = follow(&arguments, &mut signals, &mut subscriber, &mut keeper).await;
+    // However it ended: what was printed is not to be printed again.
+    let stored = keeper.store().map_err(Failure::runtime);
+    if arguments.format == Format::Human
+        && arguments.cursor_file.is_none()
+        && let (Ok(Ended::Here), Some(cursor)) = (&outcome, subscriber.last_cursor())
+    {
+        terminal::note(format_args!("to go on from here: --resume-after {}", client::text_of(cursor)));
+    }
+    outcome.and(stored)
+}
+
+/// How the following ended well.
+enum Ended {
+    /// All that came was printed.
+    Here,
+    /// Nobody reads what is printed any more.
+    PipeClosed,
+}
+
+async fn follow(
+    arguments: &Arguments,
+    signals: &mut Signals,
+    subscriber: &mut Subscriber,
+    keeper: &mut CursorKeeper,
+) -> Result<Ended, Failure> {
+    let mut printer = Printer::new(arguments);
     let mut remaining = arguments.count;
     let mut over = pin!(async {
         match arguments.duration {
@@ -136,17 +209,18 @@ pub(super) async fn command(arguments: Arguments) -> Result<(), Failure> {
             None => std::future::pending().await,
         }
     });
-
     loop {
         let happening = tokio::select! {
             // What has come is printed before the end is looked at.
             biased;
-            _ = signals.next() => break,
-            () = &mut over => {
-                if let Some(missing) = remaining {
-                    return Err(Failure::runtime(format_args!("the time is over, {missing} events are missing")));
-                }
-                break;
+            _ = signals.next() => return Ok(Ended::Here),
+            () = &mut over => return match remaining {
+                Some(missing) => Err(Failure::runtime(format_args!("the time is over, {missing} events are missing"))),
+                None => Ok(Ended::Here),
+            },
+            () = keeper.due() => {
+                keeper.store().map_err(Failure::runtime)?;
+                continue;
             }
             happening = subscriber.next() => happening,
         };
@@ -154,14 +228,14 @@ pub(super) async fn command(arguments: Arguments) -> Result<(), Failure> {
             Ok(Happening::Message(message)) => {
                 let is_event = matches!(message.kind, Some(Kind::Event(_)));
                 match printer.print(&message) {
-                    Ok(()) => {}
-                    Err(error) if terminal::is_closed_pipe(&error) => return Ok(()),
+                    Ok(()) => keeper.printed(subscriber.last_cursor()),
+                    Err(error) if terminal::is_closed_pipe(&error) => return Ok(Ended::PipeClosed),
                     Err(error) => return Err(Failure::runtime(format_args!("cannot write: {error}"))),
                 }
                 if is_event && let Some(remaining) = &mut remaining {
                     *remaining -= 1;
                     if *remaining == 0 {
-                        break;
+                        return Ok(Ended::Here);
                     }
                 }
             }
@@ -173,22 +247,35 @@ pub(super) async fn command(arguments: Arguments) -> Result<(), Failure> {
             }
             Err(Refused::Request(reason)) => return Err(Failure::Usage(reason)),
             Err(Refused::Server(reason)) => return Err(Failure::Runtime(reason)),
+            Err(Refused::Missed(reason)) => return Err(Failure::Missed(missed(arguments, &reason))),
         }
     }
-    if let Some(cursor) = subscriber.last_cursor()
-        && arguments.format == Format::Human
-    {
-        terminal::note(format_args!(
-            "to go on from here: --resume-after {}:{}",
-            cursor.epoch, cursor.sequence
-        ));
-    }
-    Ok(())
 }
 
-fn request(arguments: &Arguments) -> SubscribeRequest {
-    let start = match (&arguments.resume_after, arguments.since) {
-        (Some(cursor), _) => Some(Start::ResumeAfter(cursor.clone())),
+/// What to do next, for people.
+fn missed(arguments: &Arguments, reason: &str) -> String {
+    let file = match &arguments.cursor_file {
+        Some(path) => format!(" The cursor file {} is as it was.", path.display()),
+        None => String::new(),
+    };
+    format!(
+        "{reason}\nWhat came after the cursor is lost to this reader.{file} Load anew what you keep, then go on with \
+         --on-miss live, or with --on-miss oldest to see what the server still has."
+    )
+}
+
+/// What was chosen, or what fits: who keeps a cursor wants to know that something is missing, who looks in goes on.
+fn on_miss(arguments: &Arguments) -> OnMiss {
+    arguments.on_miss.unwrap_or(match arguments.cursor_file {
+        Some(_) => OnMiss::Fail,
+        None => OnMiss::Live,
+    })
+}
+
+/// The request; `stored` is the cursor in the cursor file.
+fn request(arguments: &Arguments, stored: Option<Cursor>) -> SubscribeRequest {
+    let start = match (stored.or_else(|| arguments.resume_after.clone()), arguments.since) {
+        (Some(cursor), _) => Some(Start::ResumeAfter(cursor)),
         (None, Some(since)) => Some(Start::StartTime((SystemTime::now() - since).into())),
         (None, None) => None,
     };
@@ -199,6 +286,11 @@ fn request(arguments: &Arguments) -> SubscribeRequest {
             None => fields.push(FieldFilter { path: path.clone(), values: vec![value.clone()] }),
         }
     }
+    // Who asks for the last hour wants what there is of it; who resumes wants to know that it cannot be had.
+    let replay_miss_policy = match (&start, on_miss(arguments)) {
+        (Some(Start::StartTime(_)), _) | (_, OnMiss::Oldest) => ReplayMissPolicy::Gap,
+        (_, OnMiss::Fail | OnMiss::Live) => ReplayMissPolicy::Fail,
+    };
     let payload_format = match (arguments.format, arguments.payload) {
         (Format::Human, _) | (Format::Json, Payload::Json) => PayloadFormat::Json,
         (Format::Json, Payload::Typed) => PayloadFormat::Typed,
@@ -211,11 +303,7 @@ fn request(arguments: &Arguments) -> SubscribeRequest {
         bindings: arguments.bindings.clone(),
         start,
         filter: (filter != EventFilter::default()).then_some(filter),
-        // Who asks for the last hour wants what there is of it; who resumes wants to know that it cannot be had.
-        replay_miss_policy: match arguments.since {
-            Some(_) => ReplayMissPolicy::Gap.into(),
-            None => ReplayMissPolicy::Fail.into(),
-        },
+        replay_miss_policy: replay_miss_policy.into(),
         payload_format: payload_format.into(),
         client_name: format!("hawking tail {}", std::process::id()),
         ..SubscribeRequest::default()
@@ -278,8 +366,7 @@ fn parse_field(text: &str) -> Result<(String, String), String> {
 }
 
 fn parse_cursor(text: &str) -> Result<Cursor, String> {
-    let cursor: hub::Cursor = text.parse().map_err(|error| format!("{error}"))?;
-    Ok(Cursor { epoch: cursor.epoch.to_string(), sequence: cursor.sequence.0 })
+    client::parse_cursor(text).ok_or_else(|| "a cursor is given as EPOCH:SEQUENCE".into())
 }
 
 /// A duration such as `30s`, `5m`, `1h 30m`.
@@ -301,7 +388,7 @@ mod tests {
 
     fn parse(arguments: &[&str]) -> Result<SubscribeRequest, clap::Error> {
         let line = ["tail", "--account", "account0000000000000000000000002"].iter().chain(arguments);
-        Line::try_parse_from(line).map(|line| request(&line.arguments))
+        Line::try_parse_from(line).map(|line| request(&line.arguments, None))
     }
 
     #[test]
@@ -326,6 +413,27 @@ mod tests {
     }
 
     #[test]
+    fn a_stored_cursor_goes_before_a_time_and_decides_what_a_miss_means() {
+        let cursor = Cursor { epoch: "00000000000000ff".into(), sequence: 12 };
+        for (on_miss, stored, policy) in [
+            (None, Some(&cursor), ReplayMissPolicy::Fail),
+            (None, None, ReplayMissPolicy::Gap),
+            (Some("oldest"), Some(&cursor), ReplayMissPolicy::Gap),
+            (Some("live"), Some(&cursor), ReplayMissPolicy::Fail),
+        ] {
+            let mut line = vec!["tail", "--account", "account0000000000000000000000002", "call.*.*"];
+            line.extend(["--since", "5m", "--cursor-file", "x"]);
+            if let Some(on_miss) = on_miss {
+                line.extend(["--on-miss", on_miss]);
+            }
+            let line = Line::try_parse_from(line).unwrap();
+            let request = request(&line.arguments, stored.cloned());
+            assert_eq!(request.replay_miss_policy, i32::from(policy), "{on_miss:?} {stored:?}");
+            assert_eq!(matches!(request.start, Some(Start::StartTime(_))), stored.is_none());
+        }
+    }
+
+    #[test]
     fn what_cannot_be_meant_is_refused() {
         for wrong in [
             &["call.*.*", "--field", "novalue"][..],
@@ -335,6 +443,8 @@ mod tests {
             &["call.*.*", "--count", "0"],
             &["call.*.*", "--for", "soon"],
             &["call.*.*", "--since", "5m", "--resume-after", "00000000000000ff:12"],
+            &["call.*.*", "--cursor-file", "x", "--resume-after", "00000000000000ff:12"],
+            &["call.*.*", "--on-miss", "perhaps"],
             &[],
         ] {
             assert!(parse(wrong).is_err(), "{wrong:?}");

@@ -225,3 +225,106 @@ fn a_taken_port_is_a_failure_that_names_it() {
     assert_eq!(code, 1);
     assert!(stderr.contains(&format!("cannot listen on {}", place.grpc)), "{stderr}");
 }
+
+/// The text forms of the cursors of the events in JSON lines.
+fn cursors(stdout: &str) -> Vec<(String, u64)> {
+    let lines = stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let events = lines.filter_map(|line| line.get("event").cloned());
+    events
+        .map(|event| {
+            let cursor = &event["cursor"];
+            let sequence = cursor["sequence"].as_str().unwrap().parse().unwrap();
+            (cursor["epoch"].as_str().unwrap().to_owned(), sequence)
+        })
+        .collect()
+}
+
+#[test]
+fn with_a_cursor_file_it_goes_on_where_it_was_ended() {
+    let place = Place::new();
+    let _sim = place.sim();
+    let _serve = place.serve();
+    let file = place.config.with_file_name("cursor");
+    let file = file.to_str().unwrap();
+    let json = ["--format", "json", "call.*.*"];
+
+    // Ended by a count, by signals, and by a reader that had enough: none of it may lose or repeat an event.
+    let (code, stdout, _) = run(place.tail(&["--cursor-file", file, "--count", "5"]).args(json));
+    assert_eq!(code, 0);
+    let mut seen = cursors(&stdout);
+    for signal in ["INT", "TERM"] {
+        let mut tail = Running::start(place.tail(&["--cursor-file", file]).args(json));
+        tail.stderr_line("going on after");
+        tail.stdout_line("\"event\"");
+        tail.signal(signal);
+        let (code, output) = tail.end_with_everything();
+        assert_eq!(code, Some(0));
+        let stdout: Vec<_> = output.lines().filter(|line| line.starts_with('{')).collect();
+        seen.extend(cursors(&stdout.join("\n")));
+    }
+    let (_, stdout, _) = run(place.tail(&["--cursor-file", file, "--count", "5"]).args(json));
+    seen.extend(cursors(&stdout));
+
+    let first = format!("{}:{}", seen[0].0, seen[0].1 - 1);
+    let all = ["--resume-after", &first, "--count", &seen.len().to_string()];
+    let (_, stdout, _) = run(place.tail(&all).args(json));
+    assert_eq!(seen, cursors(&stdout), "as one reader saw it");
+}
+
+#[test]
+fn a_cursor_file_of_another_gateway_run_ends_it_with_3_and_is_kept() {
+    let place = Place::new();
+    let _sim = place.sim();
+    let serve = place.serve();
+    let file = place.config.with_file_name("cursor");
+    let arguments = ["--cursor-file", file.to_str().unwrap(), "call.*.*"];
+    assert_eq!(run(place.tail(&["--count", "3"]).args(arguments)).0, 0);
+    let stored = fs::read_to_string(&file).unwrap();
+    assert!(stored.contains(ACCOUNT), "{stored}");
+
+    // A running one ends so too, with what it had: it cannot go on without a hole.
+    let mut tail = Running::start(place.tail(&[]).args(arguments));
+    tail.stdout_line("CHANNEL_");
+    serve.signal("TERM");
+    assert_eq!(serve.end().0, Some(0));
+    let serve = place.serve();
+    let (code, _, stderr) = tail.end();
+    assert_eq!(code, Some(3), "{stderr}");
+    assert!(stderr.contains("EPOCH_CHANGED") && stderr.contains("--on-miss live"), "{stderr}");
+
+    fs::write(&file, &stored).unwrap();
+    let (code, _, stderr) = run(place.tail(&["--count", "1"]).args(arguments));
+    assert_eq!(code, 3, "{stderr}");
+    assert_eq!(fs::read_to_string(&file).unwrap(), stored);
+
+    let (code, stdout, _) = run(place.tail(&["--count", "1", "--on-miss", "oldest"]).args(arguments));
+    assert_eq!(code, 0);
+    assert!(stdout.contains("GAP"), "{stdout}");
+    fs::write(&file, &stored).unwrap();
+    let (code, stdout, stderr) = run(place.tail(&["--count", "1", "--on-miss", "live"]).args(arguments));
+    assert_eq!(code, 0, "{stderr}");
+    assert!(!stdout.contains("GAP") && stderr.contains("going on live"), "{stdout}{stderr}");
+    assert_ne!(fs::read_to_string(&file).unwrap(), stored);
+    drop(serve);
+}
+
+#[test]
+fn a_file_that_is_not_for_this_stream_is_refused_with_words() {
+    let place = Place::new();
+    let file = place.config.with_file_name("cursor");
+    let arguments = ["--cursor-file", file.to_str().unwrap(), "call.*.*"];
+    for (content, why) in [
+        ("{\"account\":\"account0000000000000000000000003\",\"cursor\":\"a:1\"}", "belongs to account"),
+        ("[upstream]\n", "is no cursor file"),
+    ] {
+        fs::write(&file, content).unwrap();
+        let (code, _, stderr) = run(place.tail(&[]).args(arguments));
+        assert_eq!(code, 2);
+        assert!(stderr.contains(why), "{stderr}");
+        assert_eq!(fs::read_to_string(&file).unwrap(), content);
+    }
+    let (code, _, stderr) =
+        run(place.tail(&["--cursor-file", "/nowhere/cursor", "call.*.*"]).args(["--count", "1"]));
+    assert_eq!(code, 2);
+    assert!(stderr.contains("cannot write the cursor file"), "{stderr}");
+}

@@ -1,27 +1,40 @@
 //! A consumer as it should be: it subscribes, remembers the last cursor, and when the stream ends it comes back and resumes.
 //!
-//! `tail` and `demo` use it; services can take it as an example of the contract's client side.
+//! `tail` and `demo` use it, and `examples/consumer.rs` shows what is left to do for a service: to handle what comes, and
+//! to store the cursor *afterwards*. `docs/consuming.md` has the rules behind it.
+//!
+//! - [`Subscriber`] is the subscription that outlives its streams.
+//! - [`Advice`] is what the contract says of each status.
+//! - [`CursorFile`] keeps the cursor over restarts.
 
 use std::time::Duration;
 
 use futures_util::{FutureExt, future::BoxFuture};
 use rand::RngExt;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
-use tonic::{Code, Status, Streaming, transport::Endpoint};
+use tonic::{Status, Streaming, transport::Endpoint};
 use tonic_types::StatusExt;
 
 use crate::proto::{
-    Cursor, SubscribeRequest, SubscribeResponse, event_service_client::EventServiceClient,
+    Cursor, ReplayMissPolicy, SubscribeRequest, SubscribeResponse, event_service_client::EventServiceClient,
     subscribe_request::Start, subscribe_response::Kind,
 };
 
-/// What is asked of the server: a message at least so often. Without any for three times as long the stream is dead,
-/// whatever TCP thinks of it.
+mod advice;
+mod backoff;
+mod cursor_file;
+
+pub use advice::{Advice, reason};
+use backoff::Backoff;
+pub use cursor_file::{CursorFile, CursorFileError, parse_cursor, text_of};
+
+/// The heartbeat that is asked for where the request has none.
 const HEARTBEAT: Duration = Duration::from_secs(10);
-const DEAD_AFTER: Duration = Duration::from_secs(30);
+/// A stream without any message for so many heartbeats is dead, whatever TCP thinks of it.
+const DEAD_AFTER_HEARTBEATS: u32 = 3;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const BACKOFF_FIRST: Duration = Duration::from_millis(250);
-const BACKOFF_LAST: Duration = Duration::from_secs(10);
+/// The server may take a while to answer: it waits a little for upstream's confirmations.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 /// A stream that lived for so long is taken as a success: the backoff starts over.
 const GOOD_LIFE: Duration = Duration::from_secs(5);
 /// Upstream events of 1 MB were seen (F40); the default limit of 4 MB would do for one, not for its typed form.
@@ -29,7 +42,7 @@ const MAX_MESSAGE: usize = 64 << 20;
 
 /// What happens on a subscription that outlives its streams.
 #[derive(Debug)]
-pub(crate) enum Happening {
+pub enum Happening {
     /// A message of the server.
     Message(Box<SubscribeResponse>),
     /// The stream ended or could not be had. It is tried again by itself.
@@ -39,31 +52,37 @@ pub(crate) enum Happening {
         /// When it is tried again.
         retry_in: Duration,
     },
-    /// The server cannot resume from the last cursor: what came after it is lost. The next stream starts live.
+    /// The server cannot resume from the last cursor: what came after it is lost, up to the `Subscribed` that comes next,
+    /// for the next stream starts live. Load the state anew *then*, so that nothing falls between the two.
     StartedOver {
         /// Why, for people.
         reason: String,
     },
 }
 
-/// The server refuses the request, and would again.
+/// It would be in vain, or wrong, to go on.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Refused {
+pub enum Refused {
     /// The request itself is wrong: it must be mended.
     #[error("{0}")]
     Request(String),
     /// The server does not do it.
     #[error("{0}")]
     Server(String),
+    /// The server cannot resume from the last cursor, and the caller chose [to be told](Subscriber::fail_on_miss).
+    #[error("{0}")]
+    Missed(String),
 }
 
 /// A subscription that outlives its streams.
-pub(crate) struct Subscriber {
+pub struct Subscriber {
     endpoint: Endpoint,
     request: SubscribeRequest,
     last_cursor: Option<Cursor>,
+    fail_on_miss: bool,
+    dead_after: Duration,
     state: State,
-    backoff: Duration,
+    backoff: Backoff,
 }
 
 enum State {
@@ -81,9 +100,10 @@ enum State {
 
 impl Subscriber {
     /// A subscription of `request` on the server at `endpoint`, opened by the first [`Subscriber::next`].
-    pub(crate) fn new(endpoint: Endpoint, mut request: SubscribeRequest) -> Self {
-        request.heartbeat_interval =
-            Some(prost_types::Duration { seconds: HEARTBEAT.as_secs() as i64, nanos: 0 });
+    pub fn new(endpoint: Endpoint, mut request: SubscribeRequest) -> Self {
+        let asked = request.heartbeat_interval.and_then(|interval| Duration::try_from(interval).ok());
+        let heartbeat = asked.filter(|heartbeat| !heartbeat.is_zero()).unwrap_or(HEARTBEAT);
+        request.heartbeat_interval = prost_types::Duration::try_from(heartbeat).ok();
         let endpoint = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(Duration::from_secs(20))
@@ -93,16 +113,32 @@ impl Subscriber {
             Some(Start::ResumeAfter(cursor)) => Some(cursor.clone()),
             _ => None,
         };
-        Self { endpoint, request, last_cursor, state: State::Waiting(Instant::now()), backoff: BACKOFF_FIRST }
+        Self {
+            endpoint,
+            request,
+            last_cursor,
+            fail_on_miss: false,
+            dead_after: heartbeat * DEAD_AFTER_HEARTBEATS,
+            state: State::Waiting(Instant::now()),
+            backoff: Backoff::new(),
+        }
     }
 
-    /// The cursor to resume from: everything before it has been returned by [`Subscriber::next`].
-    pub(crate) fn last_cursor(&self) -> Option<&Cursor> {
+    /// Ends with [`Refused::Missed`] where the server cannot resume from a cursor, instead of starting over by itself;
+    /// whatever the request says for a start by time.
+    pub fn fail_on_miss(mut self) -> Self {
+        self.fail_on_miss = true;
+        self
+    }
+
+    /// The cursor to resume from: everything up to it has been returned by [`Subscriber::next`]. To be stored once all of
+    /// that is handled.
+    pub fn last_cursor(&self) -> Option<&Cursor> {
         self.last_cursor.as_ref()
     }
 
     /// The next happening; it never ends by itself. Dropping the future loses nothing.
-    pub(crate) async fn next(&mut self) -> Result<Happening, Refused> {
+    pub async fn next(&mut self) -> Result<Happening, Refused> {
         loop {
             match &mut self.state {
                 State::Waiting(until) => {
@@ -118,7 +154,7 @@ impl Subscriber {
                 },
                 State::Open { stream, since, heard } => {
                     let lived = since.elapsed() >= GOOD_LIFE;
-                    let status = match timeout_at(*heard + DEAD_AFTER, stream.message()).await {
+                    let status = match timeout_at(*heard + self.dead_after, stream.message()).await {
                         Ok(Ok(Some(message))) => {
                             *heard = Instant::now();
                             self.remember(&message);
@@ -127,7 +163,8 @@ impl Subscriber {
                         Ok(Ok(None)) => Status::unavailable("the server ended the stream without a status"),
                         Ok(Err(status)) => status,
                         Err(_) => Status::unavailable(format!(
-                            "nothing came for {DEAD_AFTER:?}, not even a heartbeat"
+                            "nothing came for {:?}, not even a heartbeat",
+                            self.dead_after
                         )),
                     };
                     return self.ended(&status, lived);
@@ -140,11 +177,13 @@ impl Subscriber {
     /// event, a heartbeat or a status behind it soon follows.
     fn remember(&mut self, message: &SubscribeResponse) {
         let position = match &message.kind {
-            Some(Kind::Subscribed(subscribed)) => &subscribed.position,
+            // Who starts live has nothing else to come back to. Elsewhere a gap may follow that a later start from this
+            // position would not be told of.
+            Some(Kind::Subscribed(subscribed)) if self.request.start.is_none() => &subscribed.position,
             Some(Kind::Event(event)) => &event.cursor,
             Some(Kind::Heartbeat(heartbeat)) => &heartbeat.position,
             Some(Kind::Draining(draining)) => &draining.position,
-            Some(Kind::Gap(_) | Kind::UpstreamStatus(_)) | None => &None,
+            Some(Kind::Subscribed(_) | Kind::Gap(_) | Kind::UpstreamStatus(_)) | None => &None,
         };
         if let Some(cursor) = position {
             self.last_cursor = Some(cursor.clone());
@@ -153,46 +192,34 @@ impl Subscriber {
 
     fn ended(&mut self, status: &Status, lived: bool) -> Result<Happening, Refused> {
         let reason = describe(status);
-        let error_reason = status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
-        let mut retry_in = self.delay(lived);
-        if status.code() == Code::ResourceExhausted {
-            // "Wait long" is what the contract says of this one.
-            retry_in = retry_in.max(BACKOFF_LAST);
+        let mut advice = Advice::of(status);
+        if advice == Advice::StartOver && self.request.start.is_none() {
+            // It was not asked for: the server is confused.
+            advice = Advice::Mend;
         }
+        let retry_in = self.backoff.delay(advice, lived, rand::rng().random_range(0.0..1.0));
         self.state = State::Waiting(Instant::now() + retry_in);
-        match status.code() {
-            Code::OutOfRange if self.request.start.is_some() => return Ok(self.start_over(reason)),
-            Code::InvalidArgument if error_reason == "INVALID_CURSOR" && self.request.start.is_some() => {
-                return Ok(self.start_over(reason));
+        match advice {
+            Advice::StartOver if self.fail_on_miss => Err(Refused::Missed(reason)),
+            Advice::StartOver => {
+                self.request.start = None;
+                self.last_cursor = None;
+                self.state = State::Waiting(Instant::now());
+                Ok(Happening::StartedOver { reason })
             }
-            Code::InvalidArgument | Code::NotFound => return Err(Refused::Request(reason)),
-            Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented => {
-                return Err(Refused::Server(reason));
+            Advice::Mend => Err(Refused::Request(reason)),
+            Advice::Refused => Err(Refused::Server(reason)),
+            Advice::AtOnce | Advice::Backoff | Advice::WaitLong => {
+                // From here on it is the last cursor that counts, whatever was asked for at first.
+                if let Some(cursor) = &self.last_cursor {
+                    self.request.start = Some(Start::ResumeAfter(cursor.clone()));
+                    if self.fail_on_miss {
+                        self.request.replay_miss_policy = ReplayMissPolicy::Fail.into();
+                    }
+                }
+                Ok(Happening::Interrupted { reason, retry_in })
             }
-            _ => {}
         }
-        // From here on it is the last cursor that counts, whatever was asked for at first.
-        if let Some(cursor) = &self.last_cursor {
-            self.request.start = Some(Start::ResumeAfter(cursor.clone()));
-        }
-        Ok(Happening::Interrupted { reason, retry_in })
-    }
-
-    fn start_over(&mut self, reason: String) -> Happening {
-        self.request.start = None;
-        self.last_cursor = None;
-        self.state = State::Waiting(Instant::now());
-        Happening::StartedOver { reason }
-    }
-
-    /// Half of the delay is chance, so that the consumers of a restarted server do not come back as one.
-    fn delay(&mut self, lived: bool) -> Duration {
-        if lived {
-            self.backoff = BACKOFF_FIRST;
-        }
-        let delay = self.backoff.mul_f64(rand::rng().random_range(0.5..1.0));
-        self.backoff = (self.backoff * 2).min(BACKOFF_LAST);
-        delay
     }
 }
 
@@ -201,14 +228,13 @@ async fn open(endpoint: Endpoint, request: SubscribeRequest) -> Result<Streaming
         Status::unavailable(format!("cannot connect to {}: {}", endpoint.uri(), innermost(&error)))
     })?;
     let mut client = EventServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
-    // The headers come once the server has fixed the position: it waits a little for upstream's confirmations.
-    let opened = timeout(DEAD_AFTER, client.subscribe(request)).await;
+    let opened = timeout(OPEN_TIMEOUT, client.subscribe(request)).await;
     let response = opened.map_err(|_| Status::unavailable("the server does not answer"))??;
     Ok(response.into_inner())
 }
 
 /// A status in words for people: its message, the machine's reason, and the fields that it complains about.
-pub(crate) fn describe(status: &Status) -> String {
+pub fn describe(status: &Status) -> String {
     let mut text = match status.message() {
         "" => format!("{:?}", status.code()),
         message => message.to_owned(),

@@ -1,0 +1,97 @@
+//! The cursor file of `tail`: written behind what was printed, not with each line.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use crate::{
+    client::{CursorFile, CursorFileError},
+    proto::Cursor,
+};
+
+/// Between two writes. Each goes to the disk, so one for each event would slow down a busy stream.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Keeps the cursor of what was printed, if it is to be kept at all.
+pub(super) struct CursorKeeper {
+    file: Option<CursorFile>,
+    /// Printed up to here, and not stored yet.
+    pending: Option<Cursor>,
+    next_write: Instant,
+}
+
+impl CursorKeeper {
+    pub(super) fn new(file: Option<CursorFile>) -> Self {
+        Self { file, pending: None, next_write: Instant::now() }
+    }
+
+    /// Everything up to here was printed.
+    pub(super) fn printed(&mut self, cursor: Option<&Cursor>) {
+        if self.file.is_some() {
+            self.pending = cursor.cloned();
+        }
+    }
+
+    /// Completes when it is time to [`store`](Self::store). Dropping the future loses nothing.
+    pub(super) async fn due(&self) {
+        match self.pending {
+            Some(_) => sleep_until(self.next_write).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Stores what is to be stored.
+    pub(super) fn store(&mut self) -> Result<(), CursorFileError> {
+        if let (Some(file), Some(cursor)) = (&self.file, self.pending.take()) {
+            file.store(&cursor)?;
+            self.next_write = Instant::now() + INTERVAL;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn cursor(sequence: u64) -> Cursor {
+        Cursor { epoch: "00000000000000ff".into(), sequence }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn writes_the_first_at_once_and_the_others_a_second_apart() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("cursor");
+        let stored = || CursorFile::open(&path, "a").unwrap().1.map(|cursor| cursor.sequence);
+        let mut keeper = CursorKeeper::new(Some(CursorFile::open(&path, "a").unwrap().0));
+
+        let begun = Instant::now();
+        keeper.printed(Some(&cursor(1)));
+        keeper.due().await;
+        keeper.store().unwrap();
+        assert_eq!((stored(), begun.elapsed()), (Some(1), Duration::ZERO));
+        for sequence in 2..100 {
+            keeper.printed(Some(&cursor(sequence)));
+        }
+        assert_eq!(stored(), Some(1));
+        keeper.due().await;
+        keeper.store().unwrap();
+        assert_eq!((stored(), begun.elapsed()), (Some(99), INTERVAL));
+        // At the end nothing is waited for, and nothing is written twice.
+        keeper.printed(Some(&cursor(100)));
+        keeper.store().unwrap();
+        keeper.store().unwrap();
+        assert_eq!(stored(), Some(100));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keeps_nothing_without_a_file() {
+        let mut keeper = CursorKeeper::new(None);
+        keeper.printed(Some(&cursor(1)));
+        let due = tokio::time::timeout(Duration::from_secs(60), keeper.due()).await;
+        assert!(due.is_err());
+        keeper.store().unwrap();
+    }
+}
