@@ -10,11 +10,12 @@
 //!
 //! - `settings`: what a section is. Each setting is declared once, with comment, default and form; from that follow the
 //!   struct, its default, the reader and the writer.
-//! - `upstream`, `account`, `hub`, `grpc`, `process`: the sections.
+//! - `upstream`, `account`, `hub`, `grpc`, `admin`, `process`: the sections.
 //! - `form`: how values are written. `tree`: the file and the environment merged. `reader`, `writer`: there and back.
 //! - `error`: everything that is wrong, at once.
 
 mod account;
+mod admin;
 mod error;
 mod form;
 mod grpc;
@@ -37,6 +38,7 @@ use self::{
 };
 pub use self::{
     account::{Account, AccountName, Credentials, HashMethod},
+    admin::Admin,
     error::{ConfigError, ConfigErrors, Place, Problem},
     grpc::Grpc,
     hub::Hub,
@@ -56,6 +58,8 @@ pub struct Config {
     pub hub: Hub,
     /// The listener for consumers.
     pub grpc: Grpc,
+    /// The listeners for operators.
+    pub admin: Admin,
     /// What hawking says about itself.
     pub telemetry: Telemetry,
     /// How it ends.
@@ -104,6 +108,14 @@ impl Config {
         visitor.section("upstream", &["The sessions to the upstream."], &mut self.upstream);
         visitor.section("hub", &["Logs and subscriptions."], &mut self.hub);
         visitor.section("grpc", &["The listener for consumers."], &mut self.grpc);
+        visitor.section(
+            "admin",
+            &[
+                "The listeners for operators. Nobody is asked who they are there: keep them on loopback, or behind a",
+                "NetworkPolicy.",
+            ],
+            &mut self.admin,
+        );
         visitor.section("telemetry", &["What hawking says about itself."], &mut self.telemetry);
         visitor.section("shutdown", &["How hawking ends."], &mut self.shutdown);
     }

@@ -3,11 +3,12 @@
 //! - `listener`: the accept loop. It owns every task that it starts and ends them all.
 //! - `connection`: HTTP/2, by the `h2` crate. One task for each connection drives it and all of its calls. `coalesce` stands
 //!   below: one write for all that a connection says at once.
-//! - `services`: which path is served by whom; the unary calls, health, reflection.
+//! - `services`: which path is served by whom on which listener; the unary calls of consumers, health, reflection. What
+//!   operators can do is not here: it takes more than this folder knows of.
 //! - `subscribe`: the request half of `Subscribe`. `limits` says what a request may hold.
 //! - `content`: what a response consists of. `stream`: that of `Subscribe`, what a subscription yields as messages, up to
 //!   the trailers.
-//! - `ended`: the streams that ended lately, and why.
+//! - `streams`: the streams that are open, and who reads them. `ended`: those that ended lately, and why.
 //! - `message`: the hub's types as messages of `hawking.v1`.
 //! - `status`: the contract of errors, one function for each condition.
 
@@ -15,18 +16,20 @@ mod coalesce;
 mod connection;
 mod content;
 pub mod ended;
-mod limits;
+pub(crate) mod limits;
 mod listener;
-mod message;
+pub(crate) mod message;
 mod services;
-mod status;
+pub(crate) mod status;
 mod stream;
+pub mod streams;
 mod subscribe;
 
 use std::sync::Arc;
 
 use crate::{binding::OptIn, clock::SharedClock, config, hub::Hub, ops::drain::Drain, random::SharedRandom};
 
+pub use listener::serve_operators;
 pub use services::NewServicesError;
 
 /// What the gRPC server is made of.
@@ -44,6 +47,6 @@ pub struct Server {
     pub random: SharedRandom,
     /// When it ends, and how.
     pub drain: Drain,
-    /// Where it keeps the streams that ended.
-    pub ended: Arc<ended::EndedStreams>,
+    /// Where it lists its streams.
+    pub streams: Arc<streams::Streams>,
 }

@@ -19,7 +19,8 @@
 //! - `view`: the positions of a view's events, and batches of frames, reserved under the lock, encoded outside by the first
 //!   reader that comes, and shared by all that stand at the same place. `filter` and `frame` are what it selects and
 //!   writes; `payload` is encoded once for each event and format.
-//! - `start` finds where a subscription begins, `reader` takes it from there and yields what [`subscription`] declares.
+//! - `start` finds where a subscription begins, `reader` takes it from there and yields what [`subscription`] declares;
+//!   `progress` shows to others how far it is.
 
 mod account;
 pub mod coverage;
@@ -29,6 +30,7 @@ pub mod gap;
 pub mod interest;
 pub mod log;
 mod payload;
+mod progress;
 mod reader;
 mod roster;
 mod start;
@@ -49,6 +51,7 @@ pub use interest::Interest;
 pub use log::{
     Control, Cursor, Epoch, IncomingEvent, LostBindings, Sequence, UpstreamChange, UpstreamState, Window,
 };
+pub use progress::Progress;
 pub use roster::{BranchInterest, BranchOrders, Facts, Listed, Listing, LookupError};
 pub use subscription::{
     EndReason, EventFilter, FieldFilter, Item, OverflowPolicy, PayloadFormat, ReplayMissPolicy, Start,

@@ -1,4 +1,5 @@
-//! Running hawking: how it is told to end, and how it does.
+//! Running hawking: what operators see and do, how it is told to end, and how it does.
 
+pub mod admin;
 pub mod drain;
 pub mod shutdown;

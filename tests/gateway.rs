@@ -8,6 +8,7 @@ mod gateway {
     mod tls;
     mod whole;
 
+    mod admin;
     mod classic;
     mod connections;
     mod counted;

@@ -149,6 +149,7 @@ fn config(simulator: &Simulator, id: AccountId, key: SecretString, listen: Socke
         accounts: vec![account],
         hub: config::Hub::default(),
         grpc: config::Grpc { listen, ..config::Grpc::default() },
+        admin: config::Admin::default(),
         telemetry: config::Telemetry::default(),
         // Nobody depends on the streams of a demo.
         shutdown: config::Shutdown {
@@ -162,14 +163,22 @@ fn config(simulator: &Simulator, id: AccountId, key: SecretString, listen: Socke
 /// Starts the gateway; on a free port where the wanted one is taken, which it tells.
 async fn start_gateway(mut config: Config) -> Result<(Gateway, bool), Failure> {
     let seams = Seams::system(&config.upstream).map_err(Failure::runtime)?;
-    match Gateway::start(config.clone(), seams.clone()).await {
-        Ok(gateway) => Ok((gateway, false)),
-        Err(StartError::Listen { source, .. }) if source.kind() == io::ErrorKind::AddrInUse => {
-            config.grpc.listen.set_port(0);
-            let gateway = Gateway::start(config, seams).await.map_err(Failure::runtime)?;
-            Ok((gateway, true))
+    let mut taken = false;
+    loop {
+        match Gateway::start(config.clone(), seams.clone()).await {
+            Ok(gateway) => return Ok((gateway, taken)),
+            Err(StartError::Listen { address, setting, source })
+                if source.kind() == io::ErrorKind::AddrInUse && address.port() != 0 =>
+            {
+                if setting == "admin.grpc_listen" {
+                    config.admin.grpc_listen.set_port(0);
+                } else {
+                    config.grpc.listen.set_port(0);
+                    taken = true;
+                }
+            }
+            Err(error) => return Err(Failure::runtime(error)),
         }
-        Err(error) => Err(Failure::runtime(error)),
     }
 }
 
@@ -206,6 +215,7 @@ fn head(
         String::new(),
         format!("  {dim}simulated Kazoo{reset}  {crossbar} and {blackhole}"),
         format!("  {dim}hawking, gRPC{reset}    {bold}{address}{reset}"),
+        format!("  {dim}for operators{reset}    {}", gateway.admin_addr()),
     ];
     full.extend(taken);
     full.extend([

@@ -64,6 +64,7 @@ pub(super) async fn command(arguments: Arguments) -> Result<(), Failure> {
     let seams = Seams::system(&config.upstream).map_err(Failure::usage)?;
     info!(version = env!("CARGO_PKG_VERSION"), accounts = config.accounts.len(), "starting");
     let mut gateway = Gateway::start(config, seams).await.map_err(Failure::runtime)?;
+    info!(address = %gateway.admin_addr(), "serving AdminService, for operators");
     info!(address = %gateway.grpc_addr(), "serving gRPC");
 
     let signal = tokio::select! {

@@ -73,7 +73,7 @@ pub(crate) async fn serve<IO>(
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let settings = services.shared().settings.clone();
+    let settings = services.settings().clone();
     let (io, outlet) = coalesce(io);
     let hello_until = Instant::now() + settings.handshake_timeout;
     let http = tokio::select! {
@@ -336,6 +336,9 @@ where
             this.poll_expiry(&mut cx);
             let ended = this.poll_http(&mut cx);
             if let Poll::Ready(error) = this.watch.as_mut().poll(&mut cx) {
+                for (_, call) in &mut this.calls {
+                    call.abandon(Cause::KeepaliveTimeout);
+                }
                 return Poll::Ready(Err(error));
             }
             let drained = this.outlet.poll_drain(&mut cx)?;

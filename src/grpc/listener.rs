@@ -5,7 +5,9 @@ use std::{future::Future, io, pin::pin, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::telemetry::throttle::Throttle;
+use crate::{
+    config, ops::drain::Drain, proto::admin_service_server::AdminService, telemetry::throttle::Throttle,
+};
 
 use super::{
     Server, connection,
@@ -14,6 +16,8 @@ use super::{
 
 /// The pause after accepting failed for want of resources (file descriptors, memory).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections to the operators' listener at most.
+const OPERATOR_CONNECTIONS: usize = 100;
 /// One warning of each kind in this time, however often it happens.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -27,82 +31,106 @@ impl Server {
     ///
     /// If the services cannot be set up; nothing was accepted then.
     pub async fn serve(self, listener: TcpListener) -> Result<(), NewServicesError> {
-        let settings = self.settings.clone();
         let drain = self.drain.clone();
-        let services = Services::new(self).await?;
-        let permits = Arc::new(Semaphore::new(settings.max_connections));
-        let tasks = Tasks::default();
-        let _cut_on_drop = tasks.cut.clone().drop_guard();
-        let draining = CancellationToken::new();
-        let (mut failed, mut refused) = (Throttle::every(WARN_INTERVAL), Throttle::every(WARN_INTERVAL));
-
-        let mut ending = pin!(drain.ending());
-        let mut unready = pin!(async {
-            drain.begun().await;
-            services.not_serving().await;
-            tracing::info!("not ready any more: health says NOT_SERVING");
-        });
-        let mut is_ready = true;
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                () = &mut unready, if is_ready => {
-                    is_ready = false;
-                    continue;
-                }
-                () = &mut ending => break,
-                accepted = listener.accept() => accepted,
-            };
-            let (socket, peer) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) if is_of_one_connection(&error) => continue,
-                Err(error) => {
-                    // The connection stays in the backlog, so that accepting again at once would spin.
-                    if let Some(count) = failed.hit(Instant::now()) {
-                        tracing::warn!(%error, count, "connections cannot be accepted at the moment");
-                    }
-                    tokio::select! {
-                        () = &mut ending => break,
-                        () = tokio::time::sleep(ACCEPT_PAUSE) => continue,
-                    }
-                }
-            };
-            let Ok(permit) = permits.clone().try_acquire_owned() else {
-                // Closed rather than left waiting: the client can try elsewhere.
-                if let Some(count) = refused.hit(Instant::now()) {
-                    tracing::warn!(limit = settings.max_connections, %peer, count, "connection refused: there are too many");
-                }
-                continue;
-            };
-            // Without it small frames wait for acknowledgements. It fails only for a socket that is gone already.
-            let _ = socket.set_nodelay(true);
-            let services = services.clone();
-            let draining = draining.child_token();
-            tasks.spawn(async move {
-                let _permit = permit;
-                match connection::serve(socket, peer, services, draining).await {
-                    Ok(()) => tracing::debug!(%peer, "connection ended"),
-                    Err(error) => tracing::debug!(%peer, %error, "connection ended"),
-                }
-            });
-        }
-
-        drop(listener);
-        tracing::info!(connections = tasks.tracker.len(), "streams are told where to resume, and end");
-        draining.cancel();
-        tasks.tracker.close();
-        tokio::select! {
-            biased;
-            () = tasks.tracker.wait() => {}
-            () = drain.cut() => {
-                tracing::warn!(connections = tasks.tracker.len(), "it took too long: what is left is cut");
-                tasks.cut.cancel();
-                tasks.tracker.wait().await;
-            }
-        }
-        drain.done();
+        serve(Services::for_consumers(self).await?, listener, drain).await;
         Ok(())
     }
+}
+
+/// The same for operators: `admin`, health and reflection, and nothing of what consumers have. Bounded as consumers are, but
+/// with 100 connections at most.
+///
+/// # Errors
+///
+/// If the services cannot be set up; nothing was accepted then.
+pub async fn serve_operators(
+    admin: impl AdminService,
+    settings: config::Grpc,
+    listener: TcpListener,
+    drain: Drain,
+) -> Result<(), NewServicesError> {
+    let settings = config::Grpc { max_connections: OPERATOR_CONNECTIONS, ..settings };
+    serve(Services::for_operators(admin, settings).await?, listener, drain).await;
+    Ok(())
+}
+
+async fn serve(services: Services, listener: TcpListener, drain: Drain) {
+    let settings = services.settings().clone();
+    let permits = Arc::new(Semaphore::new(settings.max_connections));
+    let tasks = Tasks::default();
+    let _cut_on_drop = tasks.cut.clone().drop_guard();
+    let draining = CancellationToken::new();
+    let (mut failed, mut refused) = (Throttle::every(WARN_INTERVAL), Throttle::every(WARN_INTERVAL));
+
+    let mut ending = pin!(drain.ending());
+    let mut unready = pin!(async {
+        drain.begun().await;
+        services.not_serving().await;
+        tracing::info!(service = services.main(), "not ready any more: health says NOT_SERVING");
+    });
+    let mut is_ready = true;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = &mut unready, if is_ready => {
+                is_ready = false;
+                continue;
+            }
+            () = &mut ending => break,
+            accepted = listener.accept() => accepted,
+        };
+        let (socket, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) if is_of_one_connection(&error) => continue,
+            Err(error) => {
+                // The connection stays in the backlog, so that accepting again at once would spin.
+                if let Some(count) = failed.hit(Instant::now()) {
+                    tracing::warn!(%error, count, "connections cannot be accepted at the moment");
+                }
+                tokio::select! {
+                    () = &mut ending => break,
+                    () = tokio::time::sleep(ACCEPT_PAUSE) => continue,
+                }
+            }
+        };
+        let Ok(permit) = permits.clone().try_acquire_owned() else {
+            // Closed rather than left waiting: the client can try elsewhere.
+            if let Some(count) = refused.hit(Instant::now()) {
+                tracing::warn!(limit = settings.max_connections, %peer, count, "connection refused: there are too many");
+            }
+            continue;
+        };
+        // Without it small frames wait for acknowledgements. It fails only for a socket that is gone already.
+        let _ = socket.set_nodelay(true);
+        let services = services.clone();
+        let draining = draining.child_token();
+        tasks.spawn(async move {
+            let _permit = permit;
+            match connection::serve(socket, peer, services, draining).await {
+                Ok(()) => tracing::debug!(%peer, "connection ended"),
+                Err(error) => tracing::debug!(%peer, %error, "connection ended"),
+            }
+        });
+    }
+
+    drop(listener);
+    tracing::info!(
+        service = services.main(),
+        connections = tasks.tracker.len(),
+        "streams are told where to resume, and end"
+    );
+    draining.cancel();
+    tasks.tracker.close();
+    tokio::select! {
+        biased;
+        () = tasks.tracker.wait() => {}
+        () = drain.cut() => {
+            tracing::warn!(connections = tasks.tracker.len(), "it took too long: what is left is cut");
+            tasks.cut.cancel();
+            tasks.tracker.wait().await;
+        }
+    }
+    drain.done();
 }
 
 /// Owns every task of the server: one for each connection.

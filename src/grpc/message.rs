@@ -42,6 +42,11 @@ pub(crate) fn timestamp(time: SystemTime) -> Timestamp {
     time.into()
 }
 
+/// A number that never comes near the bound.
+pub(crate) fn count(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
 pub(crate) fn window(window: &Window) -> proto::ReplayWindow {
     proto::ReplayWindow {
         oldest: Some(cursor(window.epoch, window.oldest)),

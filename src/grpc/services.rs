@@ -1,14 +1,10 @@
 //! Which path is served by whom; and the unary calls.
 
-use std::{
-    net::SocketAddr,
-    pin::Pin,
-    sync::{Arc, atomic::AtomicU64},
-};
+use std::{net::SocketAddr, pin::Pin, sync::Arc};
 
 use http::{Request, Response};
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, service::Routes};
+use tonic::{Status, server::NamedService, service::Routes, transport::server::TcpConnectInfo};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::ServiceExt;
 
@@ -20,12 +16,13 @@ use crate::{
     ops::drain::Drain,
     proto::{
         self,
-        event_service_server::{EventService, EventServiceServer, SERVICE_NAME},
+        admin_service_server::{AdminService, AdminServiceServer},
+        event_service_server::{EventService, EventServiceServer},
     },
     random::SharedRandom,
 };
 
-use super::{Server, content::Content, ended::EndedStreams, limits, message, status, subscribe};
+use super::{Server, content::Content, limits, message, status, streams::Streams, subscribe};
 
 /// Who calls: a connection.
 #[derive(Clone)]
@@ -36,7 +33,7 @@ pub(crate) struct Caller {
     pub drain: CancellationToken,
 }
 
-/// What all calls share.
+/// What the calls of consumers share.
 pub(crate) struct Shared {
     pub settings: config::Grpc,
     pub hub: Arc<Hub>,
@@ -44,10 +41,8 @@ pub(crate) struct Shared {
     pub clock: SharedClock,
     pub random: SharedRandom,
     pub drain: Drain,
-    /// Numbers the streams.
-    pub streams: AtomicU64,
-    /// Those that are over.
-    pub ended: Arc<EndedStreams>,
+    /// Those that are open, and those that are over.
+    pub streams: Arc<Streams>,
 }
 
 /// The services could not be set up: a defect of this build.
@@ -55,18 +50,24 @@ pub(crate) struct Shared {
 #[error("server reflection cannot be built from the compiled descriptors")]
 pub struct NewServicesError(#[from] tonic_reflection::server::Error);
 
-/// All services of the consumers' listener. Cheap to clone.
+/// All services of one listener. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Services {
-    shared: Arc<Shared>,
-    /// Everything but `Subscribe`.
+    /// The bounds of its connections.
+    settings: Arc<config::Grpc>,
+    /// What serves `Subscribe`, on the consumers' listener.
+    subscribe: Option<Arc<Shared>>,
+    /// Everything else.
     routes: Routes,
+    /// What the listener is for.
+    main: &'static str,
     health: HealthReporter,
 }
 
 impl Services {
-    /// Sets them up.
-    pub(crate) async fn new(server: Server) -> Result<Self, NewServicesError> {
+    /// Those for consumers.
+    pub(crate) async fn for_consumers(server: Server) -> Result<Self, NewServicesError> {
+        let settings = server.settings.clone();
         let shared = Arc::new(Shared {
             settings: server.settings,
             hub: server.hub,
@@ -74,34 +75,69 @@ impl Services {
             clock: server.clock,
             random: server.random,
             drain: server.drain,
-            streams: AtomicU64::new(1),
-            ended: server.ended,
+            streams: server.streams,
         });
+        let calls = EventServiceServer::new(Calls { shared: shared.clone() });
+        let calls = calls.max_decoding_message_size(settings.max_request_bytes);
+        let services = Self::of(calls, settings).await?;
+        Ok(Self { subscribe: Some(shared), ..services })
+    }
 
+    /// Those for operators.
+    pub(crate) async fn for_operators(
+        admin: impl AdminService,
+        settings: config::Grpc,
+    ) -> Result<Self, NewServicesError> {
+        let calls = AdminServiceServer::new(admin);
+        Self::of(calls.max_decoding_message_size(settings.max_request_bytes), settings).await
+    }
+
+    /// A service, with health and reflection of it and of nothing else.
+    async fn of<S>(service: S, settings: config::Grpc) -> Result<Self, NewServicesError>
+    where
+        S: tower::Service<
+                Request<tonic::body::Body>,
+                Response = Response<tonic::body::Body>,
+                Error = std::convert::Infallible,
+                Future: Send + 'static,
+            > + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+    {
         // Liveness and readiness do not follow the upstream: a server without one still serves what it has, and says so.
         // `""` is served from the start.
         let health = HealthReporter::new();
-        health.set_service_status(SERVICE_NAME, ServingStatus::Serving).await;
+        health.set_service_status(S::NAME, ServingStatus::Serving).await;
         let health_service = tonic_health::server::HealthService::from_health_reporter(health.clone());
-
-        let calls = EventServiceServer::new(Calls { shared: shared.clone() })
-            .max_decoding_message_size(shared.settings.max_request_bytes);
-        let routes = Routes::new(calls)
+        let routes = Routes::new(service)
             .add_service(tonic_health::pb::health_server::HealthServer::new(health_service))
-            .add_service(reflection().build_v1()?)
-            .add_service(reflection().build_v1alpha()?)
+            .add_service(reflection(S::NAME).build_v1()?)
+            .add_service(reflection(S::NAME).build_v1alpha()?)
             .prepare();
-        Ok(Self { shared, routes, health })
+        Ok(Self { settings: Arc::new(settings), subscribe: None, routes, main: S::NAME, health })
     }
 
-    /// What the calls share.
-    pub(crate) fn shared(&self) -> &Shared {
-        &self.shared
+    /// The bounds of the listener's connections.
+    pub(crate) fn settings(&self) -> &config::Grpc {
+        &self.settings
+    }
+
+    /// The name of what the listener is for.
+    pub(crate) fn main(&self) -> &'static str {
+        self.main
+    }
+
+    /// The streams of the consumers' listener.
+    #[cfg(test)]
+    pub(crate) fn streams(&self) -> &Arc<Streams> {
+        &self.subscribe.as_ref().expect("the services are for consumers").streams
     }
 
     /// Health says NOT_SERVING from now on.
     pub(crate) async fn not_serving(&self) {
-        for name in ["", SERVICE_NAME] {
+        for name in ["", self.main] {
             self.health.set_service_status(name, ServingStatus::NotServing).await;
         }
     }
@@ -113,10 +149,16 @@ impl Services {
             + Send
             + 'static,
     {
-        if request.uri().path() == subscribe::PATH {
-            return subscribe::serve(&self.shared, caller, request).await;
+        if let Some(shared) = self.subscribe
+            && request.uri().path() == subscribe::PATH
+        {
+            return subscribe::serve(&shared, caller, request).await;
         }
-        let response = self.routes.oneshot(request.map(tonic::body::Body::new)).await;
+        let mut request = request.map(tonic::body::Body::new);
+        // Where tonic looks for the address of who calls.
+        let connection = TcpConnectInfo { local_addr: None, remote_addr: Some(caller.peer) };
+        request.extensions_mut().insert(connection);
+        let response = self.routes.oneshot(request).await;
         match response {
             Ok(response) => response.map(Content::other),
             Err(never) => match never {},
@@ -124,14 +166,14 @@ impl Services {
     }
 }
 
-/// Reflection of the services that are served here (`hawking.v1` has more), with all descriptors that a client needs to
+/// Reflection of the services that a listener has (`hawking.v1` has more), with all descriptors that a client needs to
 /// read them: those of error details among them, without which clients show details as base64.
-fn reflection() -> tonic_reflection::server::Builder<'static> {
+fn reflection(main: &'static str) -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
-        .with_service_name(SERVICE_NAME)
+        .with_service_name(main)
         .with_service_name(tonic_health::pb::health_server::SERVICE_NAME)
         .with_service_name("grpc.reflection.v1.ServerReflection")
         .with_service_name("grpc.reflection.v1alpha.ServerReflection")
@@ -179,8 +221,8 @@ impl EventService for Calls {
             replay_window: Some(message::window(&status.window)),
             log_records: status.records as u64,
             log_bytes: status.bytes as u64,
-            subscriptions: u32::try_from(status.subscriptions).unwrap_or(u32::MAX),
-            views: u32::try_from(status.views).unwrap_or(u32::MAX),
+            subscriptions: message::count(status.subscriptions),
+            views: message::count(status.views),
             interest,
             served_by_account_id: account.served_by().to_string(),
         }))

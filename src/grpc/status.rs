@@ -11,7 +11,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use crate::hub::{BindingState, Cursor, EndReason, LookupError, SubscribeError, Window};
 
-use super::message;
+use super::{ended::Cause, message, streams::SubscriptionId};
 
 /// `ErrorInfo.domain`.
 pub(crate) const DOMAIN: &str = "hawking.v1";
@@ -100,10 +100,10 @@ pub(crate) fn compressed() -> Status {
 
 /// The account is neither configured nor a descendant of a configured one; or it was removed.
 pub(crate) fn account_not_configured(account: &str) -> Status {
-    build(
-        Code::NotFound,
+    caused(
+        Cause::AccountRemoved,
         format!("account {account} is not served here: ListAccounts tells which are"),
-        error_info("ACCOUNT_NOT_CONFIGURED", [("account_id", account.to_owned())]),
+        [("account_id", account.to_owned())],
     )
 }
 
@@ -160,10 +160,10 @@ pub(crate) fn subscribe_error(error: &SubscribeError, account: &str) -> Status {
 /// A subscription ended by itself.
 pub(crate) fn ended(reason: &EndReason, account: &str) -> Status {
     match reason {
-        EndReason::SlowConsumer { last, lag } => build(
-            Code::Aborted,
+        EndReason::SlowConsumer { last, lag } => caused(
+            Cause::SlowConsumer,
             format!("too slow: the log has overtaken this stream, {lag} records behind; resume after {last}"),
-            error_info("SLOW_CONSUMER", [("last_cursor", last.to_string()), ("lag", lag.to_string())]),
+            [("last_cursor", last.to_string()), ("lag", lag.to_string())],
         ),
         EndReason::AccountGone => account_not_configured(account),
     }
@@ -171,28 +171,48 @@ pub(crate) fn ended(reason: &EndReason, account: &str) -> Status {
 
 /// The server drains; `position` is where to resume, where there is a stream.
 pub(crate) fn draining(position: Option<Cursor>) -> Status {
-    build(
-        Code::Unavailable,
+    caused(
+        Cause::Drained,
         "the server shuts down: connect again and resume".into(),
-        error_info("DRAINING", position.map(|cursor| ("last_cursor", cursor.to_string()))),
+        position.map(|cursor| ("last_cursor", cursor.to_string())),
+    )
+}
+
+/// An operator ended the stream.
+pub(crate) fn disconnected(position: Cursor) -> Status {
+    caused(
+        Cause::Disconnected,
+        "an operator ended this stream: connect again and resume".into(),
+        [("last_cursor", position.to_string())],
     )
 }
 
 /// The stream has reached its greatest age.
 pub(crate) fn max_stream_age(position: Cursor) -> Status {
-    build(
-        Code::Unavailable,
+    caused(
+        Cause::MaxStreamAge,
         "the stream has reached its greatest age: resume at once".into(),
-        error_info("MAX_STREAM_AGE", [("last_cursor", position.to_string())]),
+        [("last_cursor", position.to_string())],
     )
 }
 
 /// The deadline that the client set with `grpc-timeout` has passed.
 pub(crate) fn deadline_exceeded(position: Option<Cursor>) -> Status {
-    build(
-        Code::DeadlineExceeded,
+    caused(
+        Cause::DeadlineExceeded,
         "the deadline that the client set has passed".into(),
-        error_info("DEADLINE_EXCEEDED", position.map(|cursor| ("last_cursor", cursor.to_string()))),
+        position.map(|cursor| ("last_cursor", cursor.to_string())),
+    )
+}
+
+/// No stream of this id is open.
+pub(crate) fn no_such_subscription(id: SubscriptionId) -> Status {
+    build(
+        Code::NotFound,
+        format!(
+            "no open stream is called {id}: ListSubscribers tells which are, ListEndedStreams which were"
+        ),
+        error_info("SUBSCRIPTION_NOT_FOUND", [("subscription_id", id.to_string())]),
     )
 }
 
@@ -207,7 +227,18 @@ pub(crate) fn request_too_slow() -> Status {
 
 /// A defect of ours; `what` says which, in words for people.
 pub(crate) fn internal(what: &'static str) -> Status {
-    build(Code::Internal, what.into(), error_info("INTERNAL", []))
+    caused(Cause::Internal, what.into(), [])
+}
+
+/// A status by which a stream ends, or by which one does not even begin, for the same cause.
+fn caused<'a>(
+    cause: Cause,
+    message: String,
+    metadata: impl IntoIterator<Item = (&'a str, String)>,
+) -> Status {
+    // Those without a status are not said by one.
+    let (code, reason) = cause.status().unwrap_or((Code::Internal, "INTERNAL"));
+    build(code, message, error_info(reason, metadata))
 }
 
 fn with_window(code: Code, reason: &str, message: String, window: &Window, field: Option<&str>) -> Status {
@@ -351,6 +382,18 @@ mod tests {
                 vec![("last_cursor", "0000000000000abc:7")],
             ),
             (draining(None), Code::Unavailable, "DRAINING", vec![]),
+            (
+                disconnected(last),
+                Code::Unavailable,
+                "DISCONNECTED",
+                vec![("last_cursor", "0000000000000abc:7")],
+            ),
+            (
+                no_such_subscription("s7".parse().unwrap()),
+                Code::NotFound,
+                "SUBSCRIPTION_NOT_FOUND",
+                vec![("subscription_id", "s7")],
+            ),
             (deadline_exceeded(None), Code::DeadlineExceeded, "DEADLINE_EXCEEDED", vec![]),
             (
                 lookup_error(&LookupError::NotServed, "a"),

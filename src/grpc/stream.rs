@@ -7,7 +7,7 @@
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -24,15 +24,16 @@ use crate::{
 
 use super::{
     content::{Part, trailers},
-    ended::{Cause, Consumer, EndedStream, EndedStreams},
+    ended::{self, Cause, EndedStream},
     message, status,
+    streams::{Consumer, OpenStream, Streams},
 };
 
 /// One consumer's stream. Dropping it ends the subscription.
 pub(crate) struct EventStream {
-    consumer: Consumer,
-    /// Each binding as it was requested, and its canonical form.
-    requested: Vec<(String, String)>,
+    /// What others see of it.
+    open: Arc<OpenStream>,
+    streams: Arc<Streams>,
     clock: SharedClock,
     /// Says when and why, at the end.
     drain: Drain,
@@ -42,11 +43,12 @@ pub(crate) struct EventStream {
     /// When it reaches its greatest age. The connection looks at it: there is no timer for each stream.
     expires: Option<Instant>,
     next: Next,
+    /// Why it has to say goodbye, as soon as it can.
     farewell: Option<Farewell>,
-    delivered: u64,
+    /// Who is woken where an operator ends it.
+    waker: Option<Waker>,
     /// Why it ended. `None` as long as nobody has said.
     cause: Option<Cause>,
-    ended: Arc<EndedStreams>,
 }
 
 /// Why a stream says `Draining`.
@@ -56,6 +58,8 @@ enum Farewell {
     Drain,
     /// It has reached its greatest age.
     MaxAge,
+    /// An operator ends this one.
+    Operator,
 }
 
 /// What the stream does next.
@@ -80,15 +84,17 @@ pub(crate) struct Setup {
     pub drain: Drain,
     pub deadline: Option<Instant>,
     pub expires: Option<Instant>,
-    /// Where it is told that the stream has ended.
-    pub ended: Arc<EndedStreams>,
+    /// Where it is listed.
+    pub streams: Arc<Streams>,
 }
 
 impl EventStream {
     pub fn new(setup: Setup, subscription: Subscription) -> Self {
+        let open = OpenStream::new(setup.consumer, setup.requested, subscription.progress().clone());
+        setup.streams.enter(open.clone());
         Self {
-            consumer: setup.consumer,
-            requested: setup.requested,
+            open,
+            streams: setup.streams,
             clock: setup.clock,
             drain: setup.drain,
             subscription,
@@ -96,9 +102,8 @@ impl EventStream {
             next: Next::Subscribed(setup.first),
             expires: setup.expires,
             farewell: None,
-            delivered: 0,
+            waker: None,
             cause: None,
-            ended: setup.ended,
         }
     }
 
@@ -145,6 +150,9 @@ impl EventStream {
 
     fn poll_items(&mut self, cx: &mut Context<'_>) -> Poll<Part> {
         // Before the items: a subscription that always has one must not outlive the drain.
+        if self.farewell.is_none() && self.open.poll_dismissed(cx, &mut self.waker) {
+            self.farewell = Some(Farewell::Operator);
+        }
         if let Some(farewell) = self.farewell {
             return Poll::Ready(self.say_draining(farewell));
         }
@@ -160,16 +168,13 @@ impl EventStream {
         };
         let epoch = self.subscription.position().epoch;
         let kind = match item {
-            Item::Events { frames, count, .. } => {
-                self.delivered += u64::from(count);
-                return Poll::Ready(Part::Messages(frames));
-            }
+            Item::Events { frames, .. } => return Poll::Ready(Part::Messages(frames)),
             Item::End(reason) => {
                 let cause = match reason {
                     EndReason::SlowConsumer { .. } => Cause::SlowConsumer,
                     EndReason::AccountGone => Cause::AccountRemoved,
                 };
-                let status = status::ended(&reason, self.consumer.account.as_str());
+                let status = status::ended(&reason, self.open.consumer().account.as_str());
                 return Poll::Ready(self.finish(&status, cause));
             }
             Item::Gap(gap) => Kind::Gap(message::gap(&gap, epoch)),
@@ -178,7 +183,7 @@ impl EventStream {
                     &change,
                     since,
                     message::cursor(epoch, position),
-                    message::binding_statuses(&self.requested, &bindings),
+                    message::binding_statuses(self.open.requested(), &bindings),
                 ))
             }
             Item::Heartbeat { position } => Kind::Heartbeat(proto::Heartbeat {
@@ -205,6 +210,10 @@ impl EventStream {
                 let reason = proto::DrainReason::MaxStreamAge;
                 (status::max_stream_age(position), Cause::MaxStreamAge, reason, Duration::ZERO)
             }
+            Farewell::Operator => {
+                let reason = proto::DrainReason::Operator;
+                (status::disconnected(position), Cause::Disconnected, reason, Duration::ZERO)
+            }
         };
         self.next = Next::Status(status, cause);
         Part::Messages(message::response(Kind::Draining(proto::Draining {
@@ -223,22 +232,25 @@ impl EventStream {
 
 impl Drop for EventStream {
     fn drop(&mut self) {
+        // Nobody said: what held the stream was dropped, by the server where it was time for that.
+        let is_cut = self.drain.cut_at().is_some_and(|at| at <= Instant::now());
         let cause = self.cause.unwrap_or(match self.farewell {
-            Some(Farewell::Drain) => Cause::DrainTimeout,
-            Some(Farewell::MaxAge) | None => Cause::ConnectionLost,
+            Some(Farewell::Drain) if is_cut => Cause::DrainTimeout,
+            _ => Cause::ConnectionLost,
         });
+        let consumer: Consumer = self.open.consumer().clone();
         let stream = EndedStream {
-            consumer: self.consumer.clone(),
-            bindings: std::mem::take(&mut self.requested).into_iter().map(|(asked, _)| asked).collect(),
-            position: self.subscription.position(),
-            lag: self.subscription.lag(),
-            delivered: self.delivered,
+            consumer,
+            bindings: self.open.bindings().take(ended::KEPT_BINDINGS).map(str::to_owned).collect(),
+            position: self.open.position(),
+            lag: self.open.lag(),
+            delivered: self.open.delivered(),
             ended: self.clock.now(),
             cause,
         };
         tracing::info!(
             account = %stream.consumer.account,
-            subscription = stream.consumer.subscription_id,
+            subscription = %stream.consumer.subscription_id,
             client = stream.consumer.client_name,
             peer = %stream.consumer.peer,
             cause = stream.cause.as_str(),
@@ -247,6 +259,6 @@ impl Drop for EventStream {
             delivered = stream.delivered,
             "stream ended",
         );
-        self.ended.push(stream);
+        self.streams.leave(stream);
     }
 }

@@ -3,7 +3,7 @@
 //! It is served by hand, not by tonic's generated server: that one encodes each message for each stream, where here the
 //! encoded frames are shared (see [`stream`](super::stream)).
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -20,11 +20,11 @@ use crate::{
 
 use super::{
     content::Content,
-    ended::Consumer,
     limits, message,
     services::{Caller, Shared},
     status,
     stream::{EventStream, Setup},
+    streams::Consumer,
 };
 
 /// Where it is called.
@@ -103,9 +103,8 @@ where
         None => begun.await?,
     };
 
-    let number = shared.streams.fetch_add(1, Ordering::Relaxed);
     let consumer = Consumer {
-        subscription_id: format!("s{number}"),
+        subscription_id: shared.streams.next_id(),
         account: request.account,
         client_name: request.client_name,
         peer,
@@ -113,7 +112,7 @@ where
     };
     tracing::info!(
         account = %consumer.account,
-        subscription = consumer.subscription_id,
+        subscription = %consumer.subscription_id,
         client = consumer.client_name,
         %peer,
         bindings = request.spec.bindings.len(),
@@ -121,14 +120,14 @@ where
         "stream began",
     );
     let setup = Setup {
-        first: subscribed(&subscription, &request.requested, consumer.subscription_id.clone()),
+        first: subscribed(&subscription, &request.requested, consumer.subscription_id.to_string()),
         consumer,
         requested: request.requested,
         clock: shared.clock.clone(),
         drain: shared.drain.clone(),
         deadline,
         expires: shared.settings.max_stream_age.map(|age| expiry(age, &*shared.random)),
-        ended: shared.ended.clone(),
+        streams: shared.streams.clone(),
     };
     Ok(EventStream::new(setup, subscription))
 }
@@ -255,14 +254,14 @@ mod tests {
         let hub = Arc::new(hub::Hub::new(settings, clock.clone(), epoch));
         let account = ACCOUNT.parse().unwrap();
         hub.add(account, account, Vec::new());
-        Services::new(Server {
+        Services::for_consumers(Server {
             settings: config::Grpc::default(),
             hub,
             opt_in: OptIn::default(),
             clock,
             random: Arc::new(SystemRandom),
             drain: Drain::new(config::Shutdown::default()),
-            ended: Arc::default(),
+            streams: Arc::default(),
         })
         .await
         .unwrap()
@@ -325,7 +324,7 @@ mod tests {
     #[tokio::test]
     async fn the_content_ends_with_trailers() {
         let services = services().await;
-        let ended = services.shared().ended.clone();
+        let streams = services.streams().clone();
         let response = services.call(caller(&CancellationToken::new()), call(&[])).await;
         assert_eq!(response.headers()[header::CONTENT_TYPE], "application/grpc");
         let mut content = response.into_body();
@@ -349,9 +348,10 @@ mod tests {
         assert!(std::future::poll_fn(|cx| content.poll_part(cx)).await.is_none());
         content.abandon(Cause::ConnectionLost);
         drop(content);
-        let ended = ended.newest(10);
+        assert_eq!(streams.count(), 0);
+        let ended = streams.ended().newest(10);
         assert_eq!(ended.len(), 1);
-        assert_eq!((ended[0].cause, &*ended[0].consumer.subscription_id), (Cause::Drained, "s1"));
+        assert_eq!((ended[0].cause, &*ended[0].consumer.subscription_id.to_string()), (Cause::Drained, "s1"));
         assert_eq!(ended[0].bindings, ["call.*.*"]);
     }
 

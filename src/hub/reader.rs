@@ -18,6 +18,7 @@ use super::{
         Cursor, Sequence, UpstreamChange, UpstreamState, Window,
         record::{ControlRecord, Proofs},
     },
+    progress::Progress,
     start::{self, Begin},
     state::{Overtaken, State, Step},
     subscription::{EndReason, Item, OverflowPolicy, Start, SubscribeError, SubscribeSpec},
@@ -40,10 +41,10 @@ pub struct Subscription {
     passed: Sequence,
     /// When the log was there.
     passed_time: SystemTime,
-    /// Everything up to here was yielded: behind `passed` while there is something in `queue`.
-    yielded: Sequence,
     /// How many of the view's events it has passed, once it knows.
     ordinal: Option<u64>,
+    /// What was yielded: behind `passed` while there is something in `queue`.
+    progress: Arc<Progress>,
     tracker: GapTracker,
     upstream: UpstreamStanding,
     queue: VecDeque<Item>,
@@ -157,7 +158,9 @@ impl Subscription {
         let (tracker, gaps) = GapTracker::new(bindings, &coverage, position, time);
         let miss = miss.map(|miss| miss.gap(position, tracker.texts()));
         let upstream = coverage.upstream().clone();
+        let progress = Progress::new(Arc::clone(&membership.account), membership.reader, position);
         Self {
+            progress: Arc::new(progress),
             begin: membership.account.cursor(position),
             begin_reports: tracker.reports(proofs),
             begin_upstream: upstream.clone(),
@@ -167,7 +170,6 @@ impl Subscription {
             overflow_policy: spec.overflow_policy,
             passed: position,
             passed_time: time,
-            yielded: position,
             ordinal: None,
             queue: miss.into_iter().chain(gaps).map(Item::Gap).collect(),
             tracker,
@@ -184,7 +186,12 @@ impl Subscription {
 
     /// The position passed so far: everything up to it was yielded.
     pub fn position(&self) -> Cursor {
-        self.membership.account.cursor(self.yielded)
+        self.progress.position()
+    }
+
+    /// How far it is, also for others to look at.
+    pub fn progress(&self) -> &Arc<Progress> {
+        &self.progress
     }
 
     /// How the bindings stood at the start, in the order of `SubscribeSpec::bindings`. For a start in the past `proven` is as
@@ -204,12 +211,6 @@ impl Subscription {
         self.begin_window
     }
 
-    /// Records between the position passed and the newest.
-    pub fn lag(&self) -> u64 {
-        let newest = self.membership.account.with_state(|state| state.log.newest());
-        newest.0.saturating_sub(self.yielded.0)
-    }
-
     /// Whether the log has let go of what it has not yielded, and its policy is to end then. Changes nothing.
     pub fn is_overtaken(&self) -> bool {
         let Membership { account, reader } = &self.membership;
@@ -221,8 +222,11 @@ impl Subscription {
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
         for _ in 0..STEPS_PER_POLL {
             if let Some(item) = self.queue.pop_front() {
+                if let Item::Events { count, .. } = &item {
+                    self.progress.add(*count);
+                }
                 if self.queue.is_empty() {
-                    self.yielded = self.passed;
+                    self.progress.set(self.passed, self.ordinal);
                 }
                 self.heartbeat.spoke();
                 return Poll::Ready(Some(item));
@@ -248,6 +252,8 @@ impl Subscription {
                     let full = last.map(|last| last.sequence) < records.last().map(|record| record.sequence);
                     let passed = last.filter(|_| full).map_or(through, |last| last.sequence);
                     self.advance(passed, last.map_or(self.passed_time, |last| last.received));
+                    // These are the view's events too.
+                    self.ordinal = self.ordinal.map(|ordinal| ordinal + u64::from(count));
                     if count > 0 {
                         self.queue.push_back(Item::Events { frames, count, position: passed });
                     }
@@ -258,13 +264,13 @@ impl Subscription {
                 Step::Wait { newest, time, ordinal } => {
                     self.ordinal = Some(ordinal);
                     self.advance(newest, time);
-                    self.yielded = newest;
+                    self.progress.set(newest, self.ordinal);
                     ready!(self.heartbeat.poll_due(cx));
                     self.queue.push_back(Item::Heartbeat { position: newest });
                 }
             }
             if self.queue.is_empty() {
-                self.yielded = self.passed;
+                self.progress.set(self.passed, self.ordinal);
             }
         }
         // Much to look through, and nothing in it so far.
@@ -300,8 +306,8 @@ impl Subscription {
 
     fn overtaken(&mut self, at: Overtaken) {
         if self.overflow_policy == OverflowPolicy::Disconnect {
-            let last = self.membership.account.cursor(self.yielded);
-            let lag = at.newest.0.saturating_sub(self.yielded.0);
+            let last = self.progress.position();
+            let lag = at.newest.0.saturating_sub(last.sequence.0);
             return self.end(EndReason::SlowConsumer { last, lag });
         }
         self.queue.push_back(Item::Gap(Gap {

@@ -274,6 +274,11 @@ impl State {
         self.views.get_mut(&reader.view).is_some_and(|view| view.is_overtaken(&self.log, passed))
     }
 
+    /// See [`View::lag`]. Nothing, for a reader that has gone.
+    pub(super) fn lag(&self, reader: ReaderId, passed: Sequence, ordinal: Option<u64>) -> u64 {
+        self.views.get(&reader.view).map_or(0, |view| view.lag(passed, ordinal))
+    }
+
     fn keep_batch(&mut self, view: ViewId, batch: &Batch) {
         self.batches.push_back((view, batch.first(), batch.size));
         self.batch_bytes += batch.size;

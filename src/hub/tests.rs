@@ -3,6 +3,7 @@
 mod gaps;
 mod interest;
 mod live;
+mod progress;
 mod properties;
 mod replay;
 mod roster;

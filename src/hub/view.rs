@@ -297,6 +297,16 @@ impl View {
         }
     }
 
+    /// How many of its events a reader that has passed a position still has before it. Of a reader that has never come up
+    /// with the view it is only known how many records of any kind lie before that point.
+    pub(super) fn lag(&self, passed: Sequence, ordinal: Option<u64>) -> u64 {
+        if let Some(ordinal) = ordinal {
+            return self.total.saturating_sub(ordinal);
+        }
+        let index = self.positions.partition_point(|position| *position <= passed);
+        (self.positions.len() - index) as u64 + self.complete_after.0.saturating_sub(passed.0)
+    }
+
     fn batch(&mut self, log: &Log, first: Sequence, index: usize, before: u64, until: Sequence) -> Next {
         let place = match self.batches.binary_search_by_key(&first, |batch| batch.first) {
             Ok(place) => {

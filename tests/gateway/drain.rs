@@ -71,7 +71,7 @@ async fn who_does_not_read_is_cut_after_the_grace() {
     let (_, status) = consumer.end().await;
     assert_ne!(status.code(), Code::Ok);
     assert_eq!(
-        server.ended.newest(2).iter().map(|stream| stream.cause).collect::<Vec<_>>(),
+        server.streams.ended().newest(2).iter().map(|stream| stream.cause).collect::<Vec<_>>(),
         [Cause::DrainTimeout]
     );
 }

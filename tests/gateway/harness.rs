@@ -69,7 +69,7 @@ pub struct Direct {
     pub account: Arc<hub::Account>,
     pub addr: SocketAddr,
     pub drain: Drain,
-    pub ended: Arc<grpc::ended::EndedStreams>,
+    pub streams: Arc<grpc::streams::Streams>,
     server: Option<JoinHandle<()>>,
     upstream: JoinHandle<()>,
 }
@@ -99,7 +99,7 @@ impl Direct {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = listener.local_addr().expect("its address");
         let drain = Drain::new(shutdown);
-        let ended = Arc::<grpc::ended::EndedStreams>::default();
+        let streams = Arc::<grpc::streams::Streams>::default();
         let server = grpc::Server {
             settings,
             hub: hub.clone(),
@@ -107,11 +107,11 @@ impl Direct {
             clock,
             random: Arc::new(SeededRandom::new(1)),
             drain: drain.clone(),
-            ended: ended.clone(),
+            streams: streams.clone(),
         };
         let serving = server.serve(listener);
         let server = tokio::spawn(async move { serving.await.expect("the services are set up") });
-        Self { hub, account, addr, drain, ended, server: Some(server), upstream }
+        Self { hub, account, addr, drain, streams, server: Some(server), upstream }
     }
 
     pub async fn client(&self) -> EventServiceClient<Channel> {

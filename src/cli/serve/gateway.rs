@@ -1,4 +1,4 @@
-//! The parts, wired together: hub, one upstream task for each account, the gRPC server.
+//! The parts, wired together: hub, one upstream task for each account, the gRPC servers for consumers and for operators.
 
 use std::{any::Any, io, net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -14,9 +14,12 @@ use tracing::{error, warn};
 use crate::{
     binding::AccountId,
     config::{self, Config},
-    grpc,
+    grpc::{self, streams::Streams},
     hub::{Control, GapReason, Hub, LostBindings, UpstreamChange, UpstreamState},
-    ops::drain::{Drain, Reason},
+    ops::{
+        admin::Admin,
+        drain::{Drain, Reason},
+    },
     upstream::{self, Seams},
 };
 
@@ -25,15 +28,21 @@ const RESTART_FIRST: Duration = Duration::from_secs(1);
 const RESTART_LAST: Duration = Duration::from_secs(60);
 /// The server cuts what did not end in time itself; so long after that it is cut with it.
 const CUT_MARGIN: Duration = Duration::from_secs(1);
+/// What calls of operators get to end, after all else.
+const ADMIN_GRACE: Duration = Duration::from_secs(1);
 /// What the tasks of the upstream get to close their sessions, after the streams have ended.
 const UPSTREAM_GRACE: Duration = Duration::from_secs(3);
 
 /// A running gateway. It owns all of its tasks: dropping it ends them at once, [`Gateway::stop`] in good order.
 pub struct Gateway {
     grpc_addr: SocketAddr,
+    admin_addr: SocketAddr,
     hub: Arc<Hub>,
+    streams: Arc<Streams>,
     /// `None` once it has ended, which it does after a drain.
     grpc: Option<AbortOnDropHandle<Result<(), grpc::NewServicesError>>>,
+    admin: AbortOnDropHandle<Result<(), grpc::NewServicesError>>,
+    admin_drain: Drain,
     accounts: JoinSet<()>,
     drain: Drain,
     stop: CancellationToken,
@@ -42,11 +51,13 @@ pub struct Gateway {
 /// Why a gateway could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The address for gRPC cannot be had.
-    #[error("cannot listen on {address} (grpc.listen): {source}")]
+    /// An address cannot be had.
+    #[error("cannot listen on {address} ({setting}): {source}")]
     Listen {
         /// Which.
         address: SocketAddr,
+        /// The setting that it is from.
+        setting: &'static str,
         /// Why.
         source: io::Error,
     },
@@ -57,12 +68,10 @@ impl Gateway {
     ///
     /// # Errors
     ///
-    /// When the address for gRPC cannot be had; then nothing was started.
+    /// When an address cannot be had; then nothing was started.
     pub async fn start(config: Config, seams: Seams) -> Result<Self, StartError> {
-        let address = config.grpc.listen;
-        let listen = |source| StartError::Listen { address, source };
-        let listener = TcpListener::bind(address).await.map_err(listen)?;
-        let grpc_addr = listener.local_addr().map_err(listen)?;
+        let (listener, grpc_addr) = listen(config.grpc.listen, "grpc.listen").await?;
+        let (admin_listener, admin_addr) = listen(config.admin.grpc_listen, "admin.grpc_listen").await?;
 
         let random = seams.random.clone();
         let hub = Arc::new(Hub::new(config.hub, seams.clock.clone(), move || random.next_u64()));
@@ -85,6 +94,21 @@ impl Gateway {
             accounts.spawn(keep_account(upstream.clone(), account, hub.clone(), seams.clone(), stop.clone()));
         }
 
+        let streams = Arc::<Streams>::default();
+        let admin = Admin {
+            hub: hub.clone(),
+            streams: streams.clone(),
+            started: seams.clock.now(),
+            drain: drain.clone(),
+        };
+        // A drain of its own: it goes on while consumers are sent away, for an operator wants to see that.
+        let shutdown = config::Shutdown {
+            endpoint_wait: Duration::ZERO,
+            drain_timeout: ADMIN_GRACE,
+            ..config::Shutdown::default()
+        };
+        let admin_drain = Drain::new(shutdown);
+        let admin = grpc::serve_operators(admin, config.grpc.clone(), admin_listener, admin_drain.clone());
         let server = grpc::Server {
             settings: config.grpc,
             hub: hub.clone(),
@@ -92,15 +116,35 @@ impl Gateway {
             clock: seams.clock,
             random: seams.random,
             drain: drain.clone(),
-            ended: Arc::default(),
+            streams: streams.clone(),
         };
-        let grpc = AbortOnDropHandle::new(tokio::spawn(server.serve(listener)));
-        Ok(Self { grpc_addr, hub, grpc: Some(grpc), accounts, drain, stop })
+        Ok(Self {
+            grpc_addr,
+            admin_addr,
+            hub,
+            streams,
+            grpc: Some(AbortOnDropHandle::new(tokio::spawn(server.serve(listener)))),
+            admin: AbortOnDropHandle::new(tokio::spawn(admin)),
+            admin_drain,
+            accounts,
+            drain,
+            stop,
+        })
     }
 
     /// Where gRPC is served: the real port, also where port 0 was configured.
     pub fn grpc_addr(&self) -> SocketAddr {
         self.grpc_addr
+    }
+
+    /// Where `AdminService` is served: the real port.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin_addr
+    }
+
+    /// The streams of the consumers' listener.
+    pub fn streams(&self) -> &Arc<Streams> {
+        &self.streams
     }
 
     /// The hub.
@@ -113,23 +157,38 @@ impl Gateway {
         &self.drain
     }
 
-    /// Completes if the gRPC server ends although nobody asked it to: a defect. Otherwise never.
+    /// Completes if a gRPC server ends although nobody asked it to: a defect. Otherwise never.
     pub async fn failed(&mut self) {
-        let Some(grpc) = &mut self.grpc else { return std::future::pending().await };
-        let ended = grpc.await;
-        self.grpc = None;
-        match ended {
-            Ok(Ok(())) if self.drain.is_done() => std::future::pending().await,
-            Ok(Ok(())) => error!("the gRPC server ended"),
-            Ok(Err(error)) => error!(%error, "the gRPC server cannot be set up"),
-            Err(error) => error!(%error, "the gRPC server panicked"),
+        loop {
+            let consumers = async {
+                match &mut self.grpc {
+                    Some(grpc) => grpc.await,
+                    None => std::future::pending().await,
+                }
+            };
+            let (server, ended) = tokio::select! {
+                ended = consumers => ("consumers", ended),
+                ended = &mut self.admin => ("operators", ended),
+            };
+            if server == "consumers" {
+                self.grpc = None;
+                if matches!(ended, Ok(Ok(()))) && self.drain.is_done() {
+                    continue;
+                }
+            }
+            match ended {
+                Ok(Ok(())) => error!("the gRPC server for {server} ended"),
+                Ok(Err(error)) => error!(%error, "the gRPC server for {server} cannot be set up"),
+                Err(error) => error!(%error, "the gRPC server for {server} panicked"),
+            }
+            return;
         }
     }
 
     /// Ends everything in good order: first the [drain](crate::ops::drain), which begins here if it has not yet, then the
     /// sessions are closed. What has not ended at its time is cut off.
     pub async fn stop(self) {
-        let Self { grpc, mut accounts, drain, stop, .. } = self;
+        let Self { grpc, admin, admin_drain, mut accounts, drain, stop, .. } = self;
         drain.begin(Reason::Shutdown, None);
         if let Some(grpc) = grpc {
             let late = async {
@@ -143,11 +202,23 @@ impl Gateway {
             }
         }
         stop.cancel();
-        let all_ended = async { while accounts.join_next().await.is_some() {} };
+        admin_drain.begin(Reason::Shutdown, None);
+        let all_ended = async {
+            while accounts.join_next().await.is_some() {}
+            // Whether it panicked or not: it ends here.
+            let _ = admin.await;
+        };
         if timeout(UPSTREAM_GRACE, all_ended).await.is_err() {
-            warn!("sessions to the upstream did not close and are cut off");
+            warn!("sessions to the upstream, or operators, did not go and are cut off");
         }
     }
+}
+
+async fn listen(address: SocketAddr, setting: &'static str) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen { address, setting, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
 }
 
 /// Keeps the task of an account going. A panic in it is a defect, and must neither take the other accounts down nor be

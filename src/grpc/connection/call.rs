@@ -135,6 +135,13 @@ impl Call {
         matches!(&self.stage, Stage::Sending(sending) if sending.stall.is_some() && sending.content.is_overtaken())
     }
 
+    /// Its connection is given up, for this reason.
+    pub fn abandon(&mut self, cause: Cause) {
+        if let Stage::Sending(sending) = &mut self.stage {
+            sending.content.abandon(cause);
+        }
+    }
+
     /// Resets the stream of a consumer that does not read; no other stream is concerned.
     pub fn reset(&mut self, cause: Cause) {
         if let Stage::Sending(sending) = &mut self.stage {

@@ -21,11 +21,7 @@ use super::*;
 use crate::{
     binding::{Binding, EventKey, Flavour, OptIn, cover},
     clock::SystemClock,
-    grpc::{
-        Server,
-        ended::{EndedStream, EndedStreams},
-        message, subscribe,
-    },
+    grpc::{Server, ended::EndedStream, message, subscribe},
     hub::{Account, Control, Hub, IncomingEvent, UpstreamChange, UpstreamState},
     ops::drain::Drain,
     proto::{self, subscribe_response::Kind},
@@ -124,14 +120,14 @@ impl Rig {
         for binding in cover::cover(&[binding], Flavour::K4) {
             account.record(Control::Confirmed { binding });
         }
-        let services = Services::new(Server {
+        let services = Services::for_consumers(Server {
             settings,
             hub: hub.clone(),
             opt_in: OptIn::default(),
             clock,
             random: Arc::new(SeededRandom::new(1)),
             drain: Drain::new(config::Shutdown::default()),
-            ended: Arc::new(EndedStreams::default()),
+            streams: Arc::default(),
         })
         .await
         .unwrap();
@@ -170,7 +166,7 @@ impl Rig {
     }
 
     fn ended(&self) -> Vec<EndedStream> {
-        self.services.shared().ended.newest(usize::MAX)
+        self.services.streams().ended().newest(usize::MAX)
     }
 
     fn causes(&self) -> Vec<Cause> {
@@ -356,13 +352,13 @@ async fn who_starves_because_others_do_not_read_goes_on() {
     for index in 0..30 {
         rig.publish(&index.to_string(), 10_000);
     }
-    let ended = rig.services.shared().ended.clone();
+    let streams = rig.services.streams().clone();
     let resets = tokio::spawn(async move {
         // The client's own connection has its window back when whoever did not read goes.
         while stalled.iter().any(Option::is_some) {
-            for stream in ended.newest(10) {
+            for stream in streams.ended().newest(10) {
                 assert_eq!(stream.cause, Cause::NotReading);
-                stalled[usize::from(stream.consumer.subscription_id == "s2")] = None;
+                stalled[usize::from(stream.consumer.subscription_id.to_string() == "s2")] = None;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -380,7 +376,7 @@ async fn who_starves_because_others_do_not_read_goes_on() {
     }
     assert!(resets.is_finished());
     let ended = rig.ended();
-    let names: Vec<_> = ended.iter().map(|ended| &*ended.consumer.subscription_id).collect();
+    let names: Vec<_> = ended.iter().map(|ended| ended.consumer.subscription_id.to_string()).collect();
     assert_eq!(names, ["s2", "s1"], "newest first");
     assert_eq!(rig.causes(), [Cause::NotReading, Cause::NotReading]);
 }
@@ -530,7 +526,7 @@ async fn a_transport_that_is_stuck_is_given_up_and_holds_little() {
     assert!(matches!(error, ConnectionError::Ping(_)), "{error}");
     let took = began.elapsed();
     assert!(took >= Duration::from_secs(50) && took < Duration::from_secs(52), "{took:?}");
-    assert_eq!(rig.causes(), [Cause::ConnectionLost]);
+    assert_eq!(rig.causes(), [Cause::KeepaliveTimeout]);
     // What was encoded for it: one buffer of the connection, one of the stream, and a batch.
     let frames = rig.hub.encodes().frames as usize;
     assert!(frames * EVENT < (128 << 10) + (256 << 10) + 2 * (64 << 10), "{frames}");

@@ -1,0 +1,203 @@
+//! The streams of `Subscribe` that are open: who reads them, how far each is, and a way to end one from outside.
+//!
+//! A stream enters when it begins and leaves when it ends, under a lock that nothing else is done under. What it does
+//! meanwhile it notes for itself (see [`Progress`]); whoever lists streams works out the rest.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::SocketAddr,
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context, Waker},
+    time::SystemTime,
+};
+
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+
+use crate::{
+    binding::AccountId,
+    hub::{Cursor, Progress},
+};
+
+use super::ended::{EndedStream, EndedStreams};
+
+/// Names a stream: unique within one run of the server. As text: `s42`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SubscriptionId(u64);
+
+/// The text is no id of a subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a subscription's id is an s and a number, such as s42")]
+pub struct SubscriptionIdError;
+
+impl fmt::Display for SubscriptionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "s{}", self.0)
+    }
+}
+
+impl FromStr for SubscriptionId {
+    type Err = SubscriptionIdError;
+
+    fn from_str(text: &str) -> Result<Self, SubscriptionIdError> {
+        let digits = text.strip_prefix('s').filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+        digits.and_then(|digits| digits.parse().ok()).map(Self).ok_or(SubscriptionIdError)
+    }
+}
+
+/// Who reads a stream.
+#[derive(Debug, Clone)]
+pub struct Consumer {
+    /// Names the stream in logs, in `Subscribed` and to operators.
+    pub subscription_id: SubscriptionId,
+    /// Whose events.
+    pub account: AccountId,
+    /// As the client called itself, or empty.
+    pub client_name: String,
+    /// The other end of its connection.
+    pub peer: SocketAddr,
+    /// When the stream began.
+    pub began: SystemTime,
+}
+
+/// A stream, as others see it.
+pub struct OpenStream {
+    consumer: Consumer,
+    /// Each binding as it was requested, and its canonical form.
+    requested: Box<[(String, String)]>,
+    progress: Arc<Progress>,
+    /// An operator wants it to end.
+    dismissed: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl OpenStream {
+    pub(super) fn new(
+        consumer: Consumer,
+        requested: Vec<(String, String)>,
+        progress: Arc<Progress>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            consumer,
+            requested: requested.into(),
+            progress,
+            dismissed: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+        })
+    }
+
+    /// Who reads it.
+    pub fn consumer(&self) -> &Consumer {
+        &self.consumer
+    }
+
+    /// The bindings as they were requested.
+    pub fn bindings(&self) -> impl Iterator<Item = &str> {
+        self.requested.iter().map(|(asked, _)| asked.as_str())
+    }
+
+    pub(super) fn requested(&self) -> &[(String, String)] {
+        &self.requested
+    }
+
+    /// Everything up to here was handed to its connection.
+    pub fn position(&self) -> Cursor {
+        self.progress.position()
+    }
+
+    /// Events up to there.
+    pub fn delivered(&self) -> u64 {
+        self.progress.delivered()
+    }
+
+    /// Events for it that lie behind its position: see [`Progress::lag`].
+    pub fn lag(&self) -> u64 {
+        self.progress.lag()
+    }
+
+    /// Whether it is to end. If not, it is woken when it is: `known` is the waker that was given the last time, so that one
+    /// which stays the same costs a comparison.
+    pub(super) fn poll_dismissed(&self, cx: &Context<'_>, known: &mut Option<Waker>) -> bool {
+        if !known.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            *known = Some(cx.waker().clone());
+            self.waker.register(cx.waker());
+        }
+        // Behind the waker: who sets it wakes afterwards.
+        self.dismissed.load(Ordering::Acquire)
+    }
+
+    fn dismiss(&self) {
+        self.dismissed.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+}
+
+/// All streams: those that are open, and those that ended lately.
+#[derive(Default)]
+pub struct Streams {
+    last: AtomicU64,
+    open: Mutex<BTreeMap<SubscriptionId, Arc<OpenStream>>>,
+    ended: EndedStreams,
+}
+
+impl Streams {
+    /// The open ones, in the order in which they began.
+    pub fn open(&self) -> Vec<Arc<OpenStream>> {
+        self.open.lock().values().map(Arc::clone).collect()
+    }
+
+    /// How many are open.
+    pub fn count(&self) -> usize {
+        self.open.lock().len()
+    }
+
+    /// Those that ended lately.
+    pub fn ended(&self) -> &EndedStreams {
+        &self.ended
+    }
+
+    /// Has one end as a drain would end it: the client is told where to resume. Gives the stream, if it was there. One whose
+    /// client does not read ends when it reads again, or is reset.
+    pub fn disconnect(&self, id: SubscriptionId) -> Option<Arc<OpenStream>> {
+        let stream = self.open.lock().get(&id).map(Arc::clone)?;
+        stream.dismiss();
+        Some(stream)
+    }
+
+    /// An id for a stream that is about to begin.
+    pub(super) fn next_id(&self) -> SubscriptionId {
+        SubscriptionId(self.last.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    pub(super) fn enter(&self, stream: Arc<OpenStream>) {
+        self.open.lock().insert(stream.consumer.subscription_id, stream);
+    }
+
+    pub(super) fn leave(&self, ended: EndedStream) {
+        let stream = self.open.lock().remove(&ended.consumer.subscription_id);
+        // Without the lock: it may be the last to let go of an account.
+        drop(stream);
+        self.ended.push(ended);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_read_as_they_are_shown() {
+        let streams = Streams::default();
+        let id = streams.next_id();
+        assert_eq!(id.to_string(), "s1");
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for text in ["", "s", "1", "s-1", "s+1", "S1", "s1x", "s99999999999999999999"] {
+            assert_eq!(text.parse::<SubscriptionId>(), Err(SubscriptionIdError), "{text}");
+        }
+    }
+}

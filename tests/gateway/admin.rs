@@ -1,0 +1,197 @@
+//! `AdminService`: what an operator sees and does, and that nobody else can.
+
+use hawking::{
+    proto::{
+        self, admin_service_client::AdminServiceClient, event_service_client::EventServiceClient,
+        subscribe_response::Kind,
+    },
+    sim::Event,
+};
+use tonic::{Code, transport::Channel};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+};
+
+use super::{harness::*, whole::Whole};
+
+async fn admin(whole: &Whole) -> AdminServiceClient<Channel> {
+    AdminServiceClient::new(channel(whole.gateway.admin_addr()).await)
+}
+
+async fn subscribers(admin: &mut AdminServiceClient<Channel>, account_id: &str) -> Vec<proto::Subscriber> {
+    let request = proto::ListSubscribersRequest { account_id: account_id.to_owned() };
+    admin.list_subscribers(request).await.unwrap().into_inner().subscribers
+}
+
+async fn ended(admin: &mut AdminServiceClient<Channel>, limit: i32) -> Vec<proto::EndedStream> {
+    let request = proto::ListEndedStreamsRequest { limit };
+    admin.list_ended_streams(request).await.unwrap().into_inner().streams
+}
+
+/// What a listener says that it serves.
+async fn listed(channel: Channel) -> Vec<String> {
+    let list = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut client = ServerReflectionClient::new(channel);
+    let answers = client.server_reflection_info(futures_util::stream::iter([list])).await;
+    let first = answers.unwrap().into_inner().message().await.unwrap().unwrap().message_response;
+    let Some(MessageResponse::ListServicesResponse(list)) = first else { panic!("{first:?}") };
+    list.service.into_iter().map(|service| service.name).collect()
+}
+
+#[tokio::test]
+async fn consumers_do_not_reach_it_and_operators_reach_nothing_else() {
+    let whole = Whole::start().await;
+    let (public, private) =
+        (channel(whole.gateway.grpc_addr()).await, channel(whole.gateway.admin_addr()).await);
+
+    let mut outside = AdminServiceClient::new(public.clone());
+    let info = outside.get_server_info(proto::GetServerInfoRequest {}).await.unwrap_err();
+    let drain = outside.drain(proto::DrainRequest::default()).await.unwrap_err();
+    assert_eq!((info.code(), drain.code()), (Code::Unimplemented, Code::Unimplemented));
+    let mut inside = EventServiceClient::new(private.clone());
+    let accounts = inside.list_accounts(proto::ListAccountsRequest::default()).await.unwrap_err();
+    let subscribe = inside.subscribe(request(&["call.*.*"])).await.unwrap_err();
+    assert_eq!((accounts.code(), subscribe.code()), (Code::Unimplemented, Code::Unimplemented));
+
+    let (public_names, private_names) = (listed(public.clone()).await, listed(private.clone()).await);
+    let has = |names: &[String], name: &str| names.iter().any(|listed| listed == name);
+    for (name, is_public, is_private) in [
+        ("hawking.v1.EventService", true, false),
+        ("hawking.v1.AdminService", false, true),
+        ("grpc.health.v1.Health", true, true),
+        ("grpc.reflection.v1.ServerReflection", true, true),
+        ("grpc.reflection.v1alpha.ServerReflection", true, true),
+    ] {
+        assert_eq!(
+            (has(&public_names, name), has(&private_names, name)),
+            (is_public, is_private),
+            "{name}: {public_names:?} {private_names:?}"
+        );
+    }
+    for (channel, service, known) in [
+        (&private, "hawking.v1.AdminService", true),
+        (&private, "", true),
+        (&private, "hawking.v1.EventService", false),
+        (&public, "hawking.v1.AdminService", false),
+    ] {
+        let answer = HealthClient::new(channel.clone())
+            .check(HealthCheckRequest { service: service.into() })
+            .await
+            .map(|answer| answer.into_inner().status());
+        match answer {
+            Ok(status) => assert!(known && status == ServingStatus::Serving, "{service}"),
+            Err(status) => assert!(!known && status.code() == Code::NotFound, "{service}: {status}"),
+        }
+    }
+    whole.stop().await;
+}
+
+#[tokio::test]
+async fn the_server_tells_what_it_is() {
+    let whole = Whole::start().await;
+    let mut admin = admin(&whole).await;
+    let _consumer = whole.subscribe(request(&["call.*.*"])).await;
+    let info = admin.get_server_info(proto::GetServerInfoRequest {}).await.unwrap().into_inner();
+    assert_eq!(info.version, env!("CARGO_PKG_VERSION"));
+    assert_eq!((info.accounts, info.subscriptions, info.draining), (1, 1, false));
+    let start = std::time::SystemTime::try_from(info.start_time.unwrap()).unwrap();
+    assert!(start.elapsed().unwrap() < PATIENCE);
+    whole.stop().await;
+}
+
+#[tokio::test]
+async fn open_streams_are_listed_with_how_far_they_are() {
+    let whole = Whole::start().await;
+    let mut admin = admin(&whole).await;
+    assert_eq!(subscribers(&mut admin, "").await, []);
+
+    let named =
+        proto::SubscribeRequest { client_name: "billing".into(), ..request(&["call.CHANNEL_CREATE.*"]) };
+    let mut consumer = whole.subscribe(named).await;
+    let mut other = whole.subscribe(request(&["object.*.*", "call.*.*"])).await;
+    for call in 0..3 {
+        whole.publish(&Event::call(whole.account(), "CHANNEL_CREATE", &call.to_string()));
+    }
+    consumer.events(3).await;
+    other.events(3).await;
+
+    let listed = subscribers(&mut admin, ACCOUNT).await;
+    let [first, second] = &listed[..] else { panic!("{listed:#?}") };
+    assert_eq!(first.subscription_id, consumer.subscribed.subscription_id);
+    assert_eq!((&*first.account_id, &*first.client_name), (ACCOUNT, "billing"));
+    assert_eq!(first.bindings, ["call.CHANNEL_CREATE.*"]);
+    assert!(first.peer.starts_with("127.0.0.1:"), "{}", first.peer);
+    assert_eq!((first.lag, first.delivered), (0, 3));
+    assert!(first.start_time.is_some());
+    assert!(first.position.as_ref().unwrap().sequence > consumer.subscribed.position.unwrap().sequence);
+    assert_eq!(second.bindings, ["object.*.*", "call.*.*"], "as they were asked for");
+    assert_eq!((second.lag, second.delivered), (0, 3));
+
+    let request = proto::ListSubscribersRequest { account_id: STRANGER.into() };
+    let status = admin.list_subscribers(request).await.unwrap_err();
+    assert_eq!((status.code(), &*reason(&status)), (Code::NotFound, "ACCOUNT_NOT_CONFIGURED"));
+    let request = proto::ListSubscribersRequest { account_id: "x".into() };
+    let status = admin.list_subscribers(request).await.unwrap_err();
+    assert_eq!((status.code(), &*reason(&status)), (Code::InvalidArgument, "INVALID_REQUEST"));
+
+    drop(other);
+    eventually("it is not listed any more", async || subscribers(&mut admin, "").await.len() == 1).await;
+    whole.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_is_disconnected_is_told_where_to_resume() {
+    let whole = Whole::start().await;
+    let mut admin = admin(&whole).await;
+    let mut client = whole.client().await;
+    let mut leaves = Consumer::begin(&mut client, request(&["call.*.*"])).await.unwrap();
+    let mut stays = Consumer::begin(&mut client, request(&["call.*.*"])).await.unwrap();
+    leaves.confirmed().await;
+    stays.confirmed().await;
+    whole.publish(&Event::call(whole.account(), "CHANNEL_CREATE", "a"));
+    let last = leaves.event().await.cursor.unwrap();
+    stays.event().await;
+
+    let id = leaves.subscribed.subscription_id.clone();
+    let disconnect = proto::DisconnectSubscriberRequest { subscription_id: id.clone() };
+    admin.disconnect_subscriber(disconnect.clone()).await.unwrap();
+    let (messages, status) = leaves.end().await;
+    let Some(Kind::Draining(draining)) = messages.last() else { panic!("{messages:?}") };
+    assert_eq!(draining.reason(), proto::DrainReason::Operator);
+    assert_eq!(draining.position, Some(last.clone()));
+    assert_eq!((status.code(), &*reason(&status)), (Code::Unavailable, "DISCONNECTED"));
+
+    // Nobody else noticed, and it is no longer there.
+    whole.publish(&Event::call(whole.account(), "CHANNEL_CREATE", "b"));
+    assert_eq!(stays.event().await.call_id, "b");
+    eventually("it is among the ended", async || ended(&mut admin, 0).await.len() == 1).await;
+    let gone = ended(&mut admin, 5).await.remove(0);
+    let was = gone.subscriber.unwrap();
+    assert_eq!((&*gone.reason, was.subscription_id, was.delivered), ("disconnected", id, 1));
+    assert_eq!((was.position, was.lag), (Some(last.clone()), 0));
+    assert!(gone.end_time.is_some());
+
+    // It comes back where it left.
+    let resume = proto::SubscribeRequest {
+        start: Some(proto::subscribe_request::Start::ResumeAfter(last)),
+        ..request(&["call.*.*"])
+    };
+    let mut again = Consumer::begin(&mut client, resume).await.unwrap();
+    assert_eq!(again.event().await.call_id, "b");
+
+    let status = admin.disconnect_subscriber(disconnect).await.unwrap_err();
+    assert_eq!((status.code(), &*reason(&status)), (Code::NotFound, "SUBSCRIPTION_NOT_FOUND"));
+    let nonsense = proto::DisconnectSubscriberRequest { subscription_id: "all of them".into() };
+    let status = admin.disconnect_subscriber(nonsense).await.unwrap_err();
+    assert_eq!((status.code(), &*reason(&status)), (Code::InvalidArgument, "INVALID_REQUEST"));
+    let negative = admin.list_ended_streams(proto::ListEndedStreamsRequest { limit: -1 }).await.unwrap_err();
+    assert_eq!(negative.code(), Code::InvalidArgument);
+    whole.stop().await;
+}
