@@ -4,6 +4,7 @@ use std::{fmt::Display, future::Future, io, process::ExitCode};
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+mod admin;
 mod bindings;
 mod check_config;
 mod demo;
@@ -29,6 +30,7 @@ Examples:
   hawking serve --config hawking.toml
   hawking tail --account ACCOUNT_ID 'call.*.*'
   hawking bindings list
+  hawking admin subscribers
 
 Exit codes:
   0  all went well, or it was ended by Ctrl-C or SIGTERM and ended in good order
@@ -52,6 +54,7 @@ enum Command {
     Demo(demo::Arguments),
     Sim(sim::Arguments),
     Tail(Box<tail::Arguments>),
+    Admin(admin::Arguments),
     Bindings(bindings::Arguments),
     CheckConfig(check_config::CheckArguments),
     PrintConfig(check_config::PrintArguments),
@@ -104,6 +107,7 @@ pub fn run() -> ExitCode {
         Command::Demo(arguments) => block_on(demo::command(arguments)),
         Command::Sim(arguments) => block_on(sim::command(arguments)),
         Command::Tail(arguments) => block_on(tail::command(*arguments)),
+        Command::Admin(arguments) => block_on(admin::command(arguments)),
         Command::Bindings(arguments) => bindings::command(arguments),
         Command::CheckConfig(arguments) => check_config::check(arguments),
         Command::PrintConfig(arguments) => check_config::print(arguments),

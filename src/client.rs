@@ -254,7 +254,7 @@ pub fn describe(status: &Status) -> String {
 }
 
 /// The innermost cause, which tells most: "Connection refused", not "transport error".
-fn innermost(error: &dyn std::error::Error) -> String {
+pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
         innermost = source;

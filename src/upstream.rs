@@ -4,7 +4,7 @@
 //!
 //! - `account` is the loop: log in ([`crossbar`]) and connect ([`connector`], both by `link`), run a session, wait
 //!   (`backoff`), again. `rotation` says when a session is replaced by another and how, `month` when the servers' month turns,
-//!   `steering` what an operator can ask for.
+//!   `steering` what an operator can ask for, `report` what a session tells then.
 //! - `session` is one WebSocket from its first command to its [`CloseCause`]. Its rules are apart from its waiting:
 //!   `commands` (what is sent and when, by `pacing`; what a reply means), `holdings` (what it should hold and holds) and
 //!   `refresh` (when it asks again for what it holds, and what that can show).
@@ -36,6 +36,7 @@ mod link;
 mod month;
 mod pacing;
 mod refresh;
+mod report;
 mod rotation;
 mod session;
 mod steering;
@@ -57,7 +58,8 @@ pub use connector::{BoxedIo, Dial, TcpDial};
 pub use crossbar::{ReqwestTransport, Transport, TransportError};
 pub use event::GREGORIAN_OFFSET;
 pub use gate::{Gate, Pass};
-pub use steering::{Order, Steered, Steering, steering};
+pub use report::{BindingHeld, SessionReport};
+pub use steering::{Order, Reply, Steered, Steering, Steerings, Unheard, steering};
 pub use tls::TlsSetupError;
 
 /// All that the upstream side takes from the world: a test puts its own in place of any of them.

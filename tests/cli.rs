@@ -3,6 +3,8 @@
 // clippy.toml allows these in test functions alone, not in what they share.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "cli/admin.rs"]
+mod admin;
 #[path = "cli/bindings.rs"]
 mod bindings;
 #[path = "cli/config.rs"]

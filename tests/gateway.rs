@@ -15,6 +15,7 @@ mod gateway {
     mod crowd;
     mod descendants;
     mod drain;
+    mod endings;
     mod live;
     mod many;
     mod outage;

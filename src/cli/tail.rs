@@ -348,7 +348,8 @@ impl Printer {
     }
 }
 
-fn parse_server(text: &str) -> Result<String, String> {
+/// A server's URL, `http://HOST:PORT` or without the scheme.
+pub(super) fn parse_server(text: &str) -> Result<String, String> {
     let text = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
     match url::Url::parse(&text) {
         Ok(url) if url.scheme() == "http" && url.has_host() => Ok(text),

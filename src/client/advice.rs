@@ -7,7 +7,7 @@ use tonic_types::StatusExt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Advice {
     /// Resume at once, after a moment of chance: the server is well, this stream has to go (`DRAINING`, `MAX_STREAM_AGE`,
-    /// `SLOW_CONSUMER`).
+    /// `DISCONNECTED`, `SLOW_CONSUMER`).
     AtOnce,
     /// Resume after a delay that doubles with each failure: nobody knows how the server is.
     Backoff,
@@ -29,7 +29,7 @@ impl Advice {
         match status.code() {
             Code::Aborted => Self::AtOnce,
             Code::Unavailable => match reason.as_str() {
-                "DRAINING" | "MAX_STREAM_AGE" | "CREDENTIALS_EXPIRED" => Self::AtOnce,
+                "DRAINING" | "MAX_STREAM_AGE" | "DISCONNECTED" | "CREDENTIALS_EXPIRED" => Self::AtOnce,
                 _ => Self::Backoff,
             },
             Code::OutOfRange => match reason.as_str() {

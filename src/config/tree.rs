@@ -14,7 +14,7 @@ const PREFIX: &str = "HAWKING_";
 const SEPARATOR: &str = "__";
 
 /// Variables that the command line reads itself (clap's `env`): no settings of the tree.
-pub(crate) const COMMAND_LINE_VARIABLES: &[&str] = &["HAWKING_CONFIG"];
+pub(crate) const COMMAND_LINE_VARIABLES: &[&str] = &["HAWKING_CONFIG", "HAWKING_ADMIN_ADDRESS"];
 
 /// A value and its origin. It has no `Debug`: it may be a secret.
 #[derive(Clone)]

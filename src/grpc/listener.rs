@@ -117,7 +117,7 @@ async fn serve(services: Services, listener: TcpListener, drain: Drain) {
     tracing::info!(
         service = services.main(),
         connections = tasks.tracker.len(),
-        "streams are told where to resume, and end"
+        "connections are told to go, and streams where to resume"
     );
     draining.cancel();
     tasks.tracker.close();

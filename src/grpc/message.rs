@@ -81,13 +81,18 @@ pub(crate) fn upstream_status(
     }
 }
 
-/// How one binding stands, under the name by which it was asked for.
-pub(crate) fn binding_status(requested: &str, report: &BindingReport) -> proto::BindingStatus {
-    let (state, reason) = match &report.state {
+/// The state of a binding, and the reason where it is not held.
+pub(crate) fn binding_state(state: &hub::BindingState) -> (proto::BindingState, &str) {
+    match state {
         hub::BindingState::Active => (proto::BindingState::Active, ""),
         hub::BindingState::Pending => (proto::BindingState::Pending, "upstream has not confirmed it yet"),
-        hub::BindingState::Refused(reason) => (proto::BindingState::Refused, &**reason),
-    };
+        hub::BindingState::Refused(reason) => (proto::BindingState::Refused, reason),
+    }
+}
+
+/// How one binding stands, under the name by which it was asked for.
+pub(crate) fn binding_status(requested: &str, report: &BindingReport) -> proto::BindingStatus {
+    let (state, reason) = binding_state(&report.state);
     proto::BindingStatus {
         requested: requested.to_owned(),
         binding: report.binding.to_string(),

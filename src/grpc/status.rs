@@ -55,6 +55,11 @@ pub(crate) struct Violation {
     pub reason: Reason,
 }
 
+/// `ErrorInfo.reason` of a status.
+pub(crate) fn reason(status: &Status) -> String {
+    status.get_details_error_info().map(|info| info.reason).unwrap_or_default()
+}
+
 /// The request is malformed: all of its faults at once. There is at least one.
 pub(crate) fn invalid(violations: Vec<Violation>) -> Status {
     let reason = match violations.split_first() {
@@ -214,6 +219,48 @@ pub(crate) fn no_such_subscription(id: SubscriptionId) -> Status {
         ),
         error_info("SUBSCRIPTION_NOT_FOUND", [("subscription_id", id.to_string())]),
     )
+}
+
+/// The account is served, but has no session of its own.
+pub(crate) fn served_by_another(account: &str, served_by: &str) -> Status {
+    caused(
+        Cause::AccountRemoved,
+        format!("account {account} has no session of its own: it is served by that of {served_by}"),
+        [("account_id", account.to_owned()), ("served_by_account_id", served_by.to_owned())],
+    )
+}
+
+/// A session cannot be replaced: there is none, or that is under way already; or nobody answers.
+pub(crate) fn upstream_unwilling(why: Unwilling, account: &str) -> Status {
+    let (code, reason, message) = match why {
+        Unwilling::UnderWay => (
+            Code::FailedPrecondition,
+            "ROTATION_UNDER_WAY",
+            format!("the session of {account} is being replaced already"),
+        ),
+        Unwilling::NoSession => (
+            Code::FailedPrecondition,
+            "NO_SESSION",
+            format!("{account} has no session that could be replaced: ListUpstreamSessions tells why"),
+        ),
+        Unwilling::Unheard => (
+            Code::Unavailable,
+            "UPSTREAM_BUSY",
+            format!("the upstream of {account} does not answer at the moment: try again"),
+        ),
+    };
+    build(code, message, error_info(reason, [("account_id", account.to_owned())]))
+}
+
+/// Why an operator cannot have something done to a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unwilling {
+    /// It is being replaced already.
+    UnderWay,
+    /// There is none.
+    NoSession,
+    /// Its loop does not answer.
+    Unheard,
 }
 
 /// The client sent its request too slowly.
@@ -382,6 +429,30 @@ mod tests {
                 vec![("last_cursor", "0000000000000abc:7")],
             ),
             (draining(None), Code::Unavailable, "DRAINING", vec![]),
+            (
+                served_by_another("a", "b"),
+                Code::NotFound,
+                "ACCOUNT_NOT_CONFIGURED",
+                vec![("account_id", "a"), ("served_by_account_id", "b")],
+            ),
+            (
+                upstream_unwilling(Unwilling::UnderWay, "a"),
+                Code::FailedPrecondition,
+                "ROTATION_UNDER_WAY",
+                vec![("account_id", "a")],
+            ),
+            (
+                upstream_unwilling(Unwilling::NoSession, "a"),
+                Code::FailedPrecondition,
+                "NO_SESSION",
+                vec![("account_id", "a")],
+            ),
+            (
+                upstream_unwilling(Unwilling::Unheard, "a"),
+                Code::Unavailable,
+                "UPSTREAM_BUSY",
+                vec![("account_id", "a")],
+            ),
             (
                 disconnected(last),
                 Code::Unavailable,

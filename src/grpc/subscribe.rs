@@ -45,6 +45,7 @@ where
         *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
         return response;
     }
+    let peer = caller.peer;
     match begin(shared, caller, request, arrived).await {
         Ok(stream) => {
             let mut response = Response::new(Content::Events(Box::new(stream)));
@@ -52,7 +53,8 @@ where
             response
         }
         Err(status) => {
-            tracing::info!(code = ?status.code(), reason = status.message(), "Subscribe refused");
+            let reason = status::reason(&status);
+            tracing::info!(%peer, code = ?status.code(), reason, detail = status.message(), "Subscribe refused");
             status.into_http().map(Content::other)
         }
     }

@@ -3,21 +3,27 @@
 //! It is served on a listener of its own, which nobody but operators should reach: it asks nobody who they are. Whatever
 //! changes something leaves a line in the log that says who asked for it, as far as that is known.
 
-use std::{net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tonic::{Request, Response, Status};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     binding::AccountId,
     grpc::{
         ended::EndedStream,
-        limits, message, status,
+        limits, message,
+        status::{self, Unwilling},
         streams::{Consumer, OpenStream, Streams},
     },
-    hub::{Cursor, Hub},
-    ops::drain::Drain,
+    hub::{self, Cursor, Hub},
+    ops::drain::{Drain, Reason},
     proto::{self, admin_service_server::AdminService},
+    upstream::{BindingHeld, Order, Reply, SessionReport, Steering, Steerings, Unheard},
 };
 
 /// Ended streams that are told of where the request does not say how many.
@@ -29,6 +35,8 @@ pub struct Admin {
     pub hub: Arc<Hub>,
     /// The streams of the consumers' listener.
     pub streams: Arc<Streams>,
+    /// The sessions to the upstream.
+    pub upstreams: Arc<Steerings>,
     /// When the server started.
     pub started: SystemTime,
     /// The drain of the consumers' listener.
@@ -45,6 +53,35 @@ impl Admin {
         let known = self.hub.get(&id).is_some() || self.hub.facts(&id).is_some();
         if known { Ok(Some(id)) } else { Err(status::account_not_configured(id.as_str())) }
     }
+
+    /// A configured account, and what steers its sessions.
+    fn upstream(&self, id: &str) -> Result<(AccountId, Steering), Status> {
+        let id = limits::account(id)?;
+        if let Some(steering) = self.upstreams.get(&id) {
+            return Ok((id, steering));
+        }
+        let served_by = self.hub.get(&id).map(|account| account.served_by());
+        Err(match served_by {
+            Some(served_by) => status::served_by_another(id.as_str(), served_by.as_str()),
+            None => status::account_not_configured(id.as_str()),
+        })
+    }
+
+    async fn order(&self, operator: &Operator, id: &str, order: Order) -> Result<(), Status> {
+        let (id, steering) = self.upstream(id)?;
+        let name = match order {
+            Order::Rotate => "rotate",
+            Order::Reconnect => "reconnect",
+        };
+        let (result, outcome) = match steering.ask(order).await {
+            Ok(Reply::Begun) => (Ok(()), "begun"),
+            Ok(Reply::UnderWay) => (Err(Unwilling::UnderWay), "under way already"),
+            Ok(Reply::NoSession) => (Err(Unwilling::NoSession), "there is no session"),
+            Err(Unheard) => (Err(Unwilling::Unheard), "not heard"),
+        };
+        info!(%operator, account = %id, order = name, outcome, "an operator steers a session");
+        result.map_err(|why| status::upstream_unwilling(why, id.as_str()))
+    }
 }
 
 #[tonic::async_trait]
@@ -53,11 +90,10 @@ impl AdminService for Admin {
         &self,
         _request: Request<proto::GetServerInfoRequest>,
     ) -> Result<Response<proto::GetServerInfoResponse>, Status> {
-        let configured = self.hub.list().iter().filter(|account| account.id() == account.served_by()).count();
         Ok(Response::new(proto::GetServerInfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             start_time: Some(message::timestamp(self.started)),
-            accounts: message::count(configured),
+            accounts: message::count(self.upstreams.all().len()),
             subscriptions: message::count(self.streams.count()),
             draining: !self.drain.is_serving(),
         }))
@@ -65,9 +101,26 @@ impl AdminService for Admin {
 
     async fn list_upstream_sessions(
         &self,
-        _request: Request<proto::ListUpstreamSessionsRequest>,
+        request: Request<proto::ListUpstreamSessionsRequest>,
     ) -> Result<Response<proto::ListUpstreamSessionsResponse>, Status> {
-        Err(Status::unimplemented("not served yet"))
+        let asked = match request.get_ref().account_id.as_str() {
+            "" => self.upstreams.all(),
+            id => vec![self.upstream(id)?],
+        };
+        // One by one: each answers at once, or is not there.
+        let mut sessions = Vec::new();
+        for (id, steering) in asked {
+            let Some(account) = self.hub.get(&id) else { continue };
+            let reports = steering.sessions().await.unwrap_or_default();
+            let status = upstream_status(&account);
+            if reports.is_empty() {
+                let none = proto::UpstreamSession { account_id: id.to_string(), ..Default::default() };
+                sessions.push(proto::UpstreamSession { status: Some(status), ..none });
+                continue;
+            }
+            sessions.extend(reports.into_iter().map(|report| session(id, report, status.clone())));
+        }
+        Ok(Response::new(proto::ListUpstreamSessionsResponse { sessions }))
     }
 
     async fn list_subscribers(
@@ -123,23 +176,35 @@ impl AdminService for Admin {
 
     async fn reconnect_upstream(
         &self,
-        _request: Request<proto::ReconnectUpstreamRequest>,
+        request: Request<proto::ReconnectUpstreamRequest>,
     ) -> Result<Response<proto::ReconnectUpstreamResponse>, Status> {
-        Err(Status::unimplemented("not served yet"))
+        self.order(&Operator::of(&request), &request.get_ref().account_id, Order::Reconnect).await?;
+        Ok(Response::new(proto::ReconnectUpstreamResponse {}))
     }
 
     async fn rotate_upstream(
         &self,
-        _request: Request<proto::RotateUpstreamRequest>,
+        request: Request<proto::RotateUpstreamRequest>,
     ) -> Result<Response<proto::RotateUpstreamResponse>, Status> {
-        Err(Status::unimplemented("not served yet"))
+        self.order(&Operator::of(&request), &request.get_ref().account_id, Order::Rotate).await?;
+        Ok(Response::new(proto::RotateUpstreamResponse {}))
     }
 
     async fn drain(
         &self,
-        _request: Request<proto::DrainRequest>,
+        request: Request<proto::DrainRequest>,
     ) -> Result<Response<proto::DrainResponse>, Status> {
-        Err(Status::unimplemented("not served yet"))
+        let deadline = match request.get_ref().deadline {
+            None => None,
+            Some(deadline) => Some(Duration::try_from(deadline).map_err(|_| {
+                let what = "it is a duration that is not negative";
+                status::invalid_field(status::Reason::Request, "deadline", what)
+            })?),
+        };
+        let streams = self.streams.count();
+        warn!(operator = %Operator::of(&request), ?deadline, streams, "an operator drains the server");
+        self.drain.begin(Reason::Operator, deadline);
+        Ok(Response::new(proto::DrainResponse {}))
     }
 }
 
@@ -162,6 +227,39 @@ impl std::fmt::Display for Operator {
             Some(peer) => write!(f, "{peer} with {}", status::Shown(&self.agent)),
             None => write!(f, "{}", status::Shown(&self.agent)),
         }
+    }
+}
+
+fn upstream_status(account: &hub::Account) -> proto::UpstreamStatus {
+    let (change, since, position) = account.upstream();
+    message::upstream_status(&change, since, message::cursor(position.epoch, position.sequence), Vec::new())
+}
+
+fn session(
+    account: AccountId,
+    report: SessionReport,
+    status: proto::UpstreamStatus,
+) -> proto::UpstreamSession {
+    let binding = |held: BindingHeld| {
+        let (state, reason) = message::binding_state(&held.state);
+        proto::UpstreamBinding {
+            binding: held.binding.to_string(),
+            state: state.into(),
+            confirm_time: held.confirmed.map(message::timestamp),
+            superfluous: held.superfluous,
+            account_id: held.account.to_string(),
+            reason: reason.to_owned(),
+        }
+    };
+    proto::UpstreamSession {
+        account_id: account.to_string(),
+        session_id: report.number.to_string(),
+        status: Some(status),
+        connect_time: Some(message::timestamp(report.opened)),
+        bindings: report.bindings.into_iter().map(binding).collect(),
+        events_received: report.events,
+        duplicates: report.duplicates,
+        successor: report.successor,
     }
 }
 

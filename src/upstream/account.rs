@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{
-    sync::watch,
+    sync::{mpsc, watch},
     time::{Instant, sleep_until},
 };
 use tokio_tungstenite::WebSocketStream;
@@ -36,14 +36,18 @@ use super::{
     ledger::End,
     link::{Attempt, Failure, Link},
     month::{self, MonthTurns},
+    report::{Asked, Question},
     rotation::{Action, Rotation, Stage},
     session::{self, Orders, Progress, Wanted},
-    steering::{self, Order, Steered},
+    steering::{self, Order, Reply, Request, Steered},
 };
 
 /// After a session ended the next one subscribes again at once, and shortly after: upstream may let go of what the other
 /// held a moment after it closed the connection (F51).
 const SHORTLY: Duration = Duration::from_millis(500);
+
+/// Questions that wait for a session to answer.
+const QUESTIONS: usize = 4;
 
 /// Keeps one account's session, until `stop`. The account is added to the hub first, if it is not there yet.
 ///
@@ -88,6 +92,7 @@ struct Running {
     id: SessionId,
     opened: Instant,
     orders: watch::Sender<Orders>,
+    questions: mpsc::Sender<Question>,
     progress: watch::Receiver<Progress>,
     leave: CancellationToken,
     ends: BoxFuture<'static, Ended>,
@@ -106,7 +111,7 @@ enum Happening {
     SuccessorEnded(Ended),
     Attempted(Box<Attempt>),
     Wanted,
-    Ordered(Order),
+    Requested(Request),
     /// A session got further, or it is time for something.
     Look,
 }
@@ -191,18 +196,52 @@ impl Keeper {
                 Happening::SuccessorEnded(ended) => self.successor_ended(&ended),
                 Happening::Attempted(attempt) => self.attempted(*attempt, stop),
                 Happening::Wanted => self.want(interest.borrow_and_update().clone()),
-                Happening::Ordered(Order::Rotate) => self.rotation.request(),
-                Happening::Ordered(Order::Reconnect) => {
-                    if self.current.is_some()
-                        && let Some(action) = self.rotation.reconnect()
-                    {
-                        self.act(action);
-                    }
+                Happening::Requested(Request::Order(order, reply)) => {
+                    let becomes = self.order(order);
+                    // Who asked may have lost patience, or not care.
+                    _ = reply.map(|reply| reply.send(becomes));
                 }
+                Happening::Requested(Request::Sessions(reply)) => _ = reply.send(self.ask_sessions()),
                 Happening::Look => {}
             }
         }
         self.stopped().await;
+    }
+
+    /// An operator asks for something.
+    fn order(&mut self, order: Order) -> Reply {
+        match (&self.current, order) {
+            (None, Order::Rotate) => Reply::NoSession,
+            (None, Order::Reconnect) => {
+                info!("an operator asks to connect at once");
+                self.retry_at = Instant::now();
+                Reply::Begun
+            }
+            (Some(_), _) if self.rotation.stage() != Stage::Idle => Reply::UnderWay,
+            (Some(_), Order::Rotate) => {
+                self.rotation.request();
+                Reply::Begun
+            }
+            (Some(_), Order::Reconnect) => {
+                info!("an operator asks to open the session anew");
+                if let Some(action) = self.rotation.reconnect() {
+                    self.act(action);
+                }
+                Reply::Begun
+            }
+        }
+    }
+
+    /// Asks the sessions how they stand: they answer to who wanted to know.
+    fn ask_sessions(&self) -> Vec<Asked> {
+        let now = self.link.seams.clock.now();
+        let ask = |session: &Running, successor| {
+            let opened = now.checked_sub(session.opened.elapsed()).unwrap_or(now);
+            Asked::ask(&session.questions, session.id.0, opened, successor)
+        };
+        let current = self.current.as_ref().and_then(|session| ask(session, false));
+        let successor = self.successor.as_ref().and_then(|session| ask(session, true));
+        current.into_iter().chain(successor).collect()
     }
 
     /// Where all sessions hand over what they bring.
@@ -232,7 +271,7 @@ impl Keeper {
             // The hub keeps the senders for as long as it has the account; after that nothing changes any more.
             Ok(()) = interest.changed() => Happening::Wanted,
             () = descendants::changed(of_descendants) => Happening::Wanted,
-            Some(order) = steered.0.recv() => Happening::Ordered(order),
+            Some(request) = steered.0.recv() => Happening::Requested(request),
             () = changed(current_progress) => Happening::Look,
             () = changed(successor_progress) => Happening::Look,
             () = sleep_until(wake) => Happening::Look,
@@ -390,6 +429,7 @@ impl Keeper {
         let orders = watch::Sender::new(Orders { wanted: self.wanted.clone(), speaks, ..Orders::default() });
         let (told, progress) = watch::channel(Progress::default());
         let (receiver, leave) = (orders.subscribe(), stop.child_token());
+        let (questions, asked) = mpsc::channel(QUESTIONS);
         let (link, intake, token) = (self.link.clone(), self.intake.clone(), self.token.clone());
         let (flavour, until) = (self.flavour, leave.clone());
         let ends = async move {
@@ -405,10 +445,10 @@ impl Keeper {
                 flavour,
                 progress: told,
             };
-            session::run(context, socket, receiver, &until).await
+            session::run(context, socket, receiver, asked, &until).await
         };
         let ends = ends.instrument(info_span!("session", session = id.0)).boxed();
-        Running { id, opened: at, orders, progress, leave, ends }
+        Running { id, opened: at, orders, questions, progress, leave, ends }
     }
 
     /// A session has become the account's only one.

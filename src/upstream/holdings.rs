@@ -3,14 +3,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::SystemTime,
 };
 
 use tokio::time::Instant;
 
-use crate::binding::{AccountId, Kind, UpstreamBinding};
+use crate::{
+    binding::{AccountId, Kind, UpstreamBinding},
+    hub::BindingState,
+};
 
-use super::frame::Refusal;
+use super::{frame::Refusal, report::BindingHeld};
 
 /// A binding of one account: a session can hold those of descendants too.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -122,6 +126,25 @@ impl Holdings {
         self.want(wanted);
     }
 
+    /// All of it, for people.
+    pub fn report(&self) -> Vec<BindingHeld> {
+        let told = |target: &Target, state, confirmed, superfluous| BindingHeld {
+            account: target.account,
+            binding: Arc::clone(target.binding.text()),
+            state,
+            confirmed,
+            superfluous,
+        };
+        let held = self.held.iter();
+        let held = held.map(|(target, hold)| told(target, BindingState::Active, Some(hold.proven), false));
+        let missing = self.missing.iter().map(|target| told(target, BindingState::Pending, None, false));
+        let refused = self.refused.iter().map(|(target, refusal)| {
+            told(target, BindingState::Refused(refusal.reason().into()), None, false)
+        });
+        let leftover = self.leftover.iter().map(|target| told(target, BindingState::Active, None, true));
+        held.chain(missing).chain(refused).chain(leftover).collect()
+    }
+
     /// Whether upstream holds more for the session than what is wanted now.
     pub fn has_excess(&self) -> bool {
         !self.leftover.is_empty() || self.held.keys().any(|held| !self.wanted.contains(held))
@@ -217,6 +240,42 @@ mod tests {
         assert!(holdings.has_excess(), "it was not given back");
         holdings.want(targets(["call.*.*"]));
         assert_eq!(holdings.missing(), &targets(["call.*.*"]), "proven anew");
+    }
+
+    #[test]
+    fn everything_is_told_once() {
+        let mut holdings = Holdings::default();
+        holdings.want(targets(["call.*.*", "fax.status.*", "object.*.user", "object.*.device"]));
+        confirm(&mut holdings, target("call.*.*"));
+        confirm(&mut holdings, target("object.*.device"));
+        holdings.refused(target("fax.status.*"), Refusal::NoModule);
+        holdings.want(targets(["call.*.*", "fax.status.*"]));
+        holdings.want(targets(["call.*.*", "fax.status.*", "object.*.user"]));
+        confirm(&mut holdings, target("object.*.user"));
+        assert_eq!(holdings.take_superfluous(), [target("object.*.device")]);
+        holdings.want(targets(["call.*.*", "fax.status.*", "object.*.user", "presence.mwi_updates.*"]));
+        let report = holdings.report();
+        let told: Vec<_> = report
+            .iter()
+            .map(|held| {
+                let state = match &held.state {
+                    BindingState::Active => "active",
+                    BindingState::Pending => "pending",
+                    BindingState::Refused(reason) => reason,
+                };
+                (&*held.binding, state, held.confirmed.is_some(), held.superfluous)
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("call.*.*", "active", true, false),
+                ("object.*.user", "active", true, false),
+                ("presence.mwi_updates.*", "pending", false, false),
+                ("fax.status.*", Refusal::NoModule.reason(), false, false),
+                ("object.*.device", "active", false, true),
+            ]
+        );
     }
 
     #[test]

@@ -32,6 +32,9 @@ use super::{
 /// How often it is said that frames are left out.
 const SAY_EVERY: Duration = Duration::from_secs(60);
 
+/// Sessions whose duplicates are counted.
+const SESSIONS_COUNTED: usize = 4;
+
 /// Where events and control records go: an account of the hub.
 pub(crate) trait Log: Send + Sync {
     /// Appends an event. Never waits.
@@ -83,6 +86,8 @@ struct Inner {
     ledger: Ledger,
     /// What was last said of the upstream.
     said: Option<UpstreamChange>,
+    /// Frames that were no new event, by the session that brought them; of the last few sessions.
+    duplicates: BTreeMap<SessionId, u64>,
     /// Events of nobody that is served.
     unattributed_total: u64,
     unattributed: Throttle,
@@ -122,6 +127,7 @@ impl Intake {
             dedupe: Deduplicator::new(settings.dedupe_events, settings.dedupe_window),
             ledger: Ledger::default(),
             said: None,
+            duplicates: BTreeMap::new(),
             unattributed_total: 0,
             unattributed: Throttle::every(SAY_EVERY),
             unreadable: Throttle::every(SAY_EVERY),
@@ -164,6 +170,11 @@ impl Intake {
         if inner.served.len() != before {
             inner.index_realms();
         }
+    }
+
+    /// How many frames of a session that is open were an event which had come before.
+    pub fn duplicates(&self, session: SessionId) -> u64 {
+        self.inner.lock().duplicates.get(&session).copied().unwrap_or_default()
     }
 
     /// How many events belonged to nobody that is served.
@@ -286,10 +297,18 @@ impl Inner {
         };
         let source =
             Source { session: session.id, opened: session.at, subscription_key: &frame.subscription_key };
-        if self.dedupe.is_new(identity, source, frame.data.get(), now)
-            && let Some(served) = self.served.get(&account)
-        {
+        if !self.dedupe.is_new(identity, source, frame.data.get(), now) {
+            self.count_duplicate(session.id);
+        } else if let Some(served) = self.served.get(&account) {
             served.log.append(convert(frame, key, facts));
+        }
+    }
+
+    fn count_duplicate(&mut self, session: SessionId) {
+        *self.duplicates.entry(session).or_default() += 1;
+        // There are two at a time at most; who has ended is not asked for any more.
+        while self.duplicates.len() > SESSIONS_COUNTED {
+            self.duplicates.pop_first();
         }
     }
 

@@ -30,6 +30,7 @@ use super::{
     connector::Io,
     crossbar::Token,
     intake::{Intake, Opened},
+    report::Questions,
 };
 
 use self::state::Session;
@@ -104,6 +105,7 @@ pub(crate) async fn run<S: Io>(
     context: Context<'_>,
     socket: WebSocketStream<S>,
     mut orders: watch::Receiver<Orders>,
+    mut questions: Questions,
     stop: &CancellationToken,
 ) -> Ended {
     let (sink, mut stream) = socket.split();
@@ -127,6 +129,8 @@ pub(crate) async fn run<S: Io>(
             () = &mut stopped => break CloseCause::Asked,
             kind = &mut writer, if session.can_write() => session.write_failed(kind, Instant::now()),
             Ok(()) = orders.changed() => session.order(orders.borrow_and_update().clone()),
+            // Who asked may have lost patience.
+            Some(question) = questions.recv() => drop(question.send(session.told())),
             () = &mut timer => match session.tick(Instant::now()) {
                 // It may be this process that was not there (a paused machine): what waits in the socket is life too.
                 Some(CloseCause::Silent) if let Some(message) = stream.next().now_or_never() => {

@@ -1,11 +1,14 @@
 //! `AdminService`: what an operator sees and does, and that nobody else can.
 
+use std::time::Duration;
+
 use hawking::{
+    config::{Config, Credentials},
     proto::{
         self, admin_service_client::AdminServiceClient, event_service_client::EventServiceClient,
         subscribe_response::Kind,
     },
-    sim::Event,
+    sim::{Event, Settings},
 };
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{
@@ -30,6 +33,45 @@ async fn subscribers(admin: &mut AdminServiceClient<Channel>, account_id: &str) 
 async fn ended(admin: &mut AdminServiceClient<Channel>, limit: i32) -> Vec<proto::EndedStream> {
     let request = proto::ListEndedStreamsRequest { limit };
     admin.list_ended_streams(request).await.unwrap().into_inner().streams
+}
+
+async fn sessions(admin: &mut AdminServiceClient<Channel>, account_id: &str) -> Vec<proto::UpstreamSession> {
+    let request = proto::ListUpstreamSessionsRequest { account_id: account_id.to_owned() };
+    admin.list_upstream_sessions(request).await.unwrap().into_inner().sessions
+}
+
+/// Waits until an account has this session alone.
+async fn only_session(admin: &mut AdminServiceClient<Channel>, session_id: &str) {
+    eventually(
+        &format!("session {session_id} is the only one"),
+        async || matches!(&sessions(admin, ACCOUNT).await[..], [only] if only.session_id == session_id),
+    )
+    .await;
+}
+
+/// What the bindings of a session are, in order, with their states: `+` held, `?` asked for, `-` superfluous, `!` refused.
+fn held(session: &proto::UpstreamSession) -> Vec<String> {
+    let mut held: Vec<String> = session
+        .bindings
+        .iter()
+        .map(|of| {
+            let sign = match of.state() {
+                proto::BindingState::Active if of.superfluous => "-",
+                proto::BindingState::Active => "+",
+                proto::BindingState::Pending | proto::BindingState::Unspecified => "?",
+                proto::BindingState::Refused => "!",
+            };
+            format!("{sign}{}", of.binding)
+        })
+        .collect();
+    held.sort();
+    held
+}
+
+fn quick_rotation(config: &mut Config) {
+    config.upstream.rotation_grace = Duration::from_millis(300);
+    config.upstream.resubscribe_delay = Duration::from_millis(500);
+    config.hub.linger = Duration::from_millis(50);
 }
 
 /// What a listener says that it serves.
@@ -193,5 +235,183 @@ async fn a_stream_that_is_disconnected_is_told_where_to_resume() {
     assert_eq!((status.code(), &*reason(&status)), (Code::InvalidArgument, "INVALID_REQUEST"));
     let negative = admin.list_ended_streams(proto::ListEndedStreamsRequest { limit: -1 }).await.unwrap_err();
     assert_eq!(negative.code(), Code::InvalidArgument);
+    whole.stop().await;
+}
+
+#[tokio::test]
+async fn sessions_are_listed_with_what_they_hold_and_brought() {
+    let whole = Whole::with(Settings::default(), quick_rotation).await;
+    let mut admin = admin(&whole).await;
+    let _consumer = whole.subscribe(request(&["call.*.*"])).await;
+    let leaves = whole.subscribe(request(&["object.*.user"])).await;
+    for call in ["a", "b"] {
+        let event = Event::call(whole.account(), "CHANNEL_CREATE", call);
+        whole.publish(&event);
+    }
+    eventually("both came", async || sessions(&mut admin, "").await[0].events_received == 2).await;
+    let listed = sessions(&mut admin, ACCOUNT).await;
+    let [session] = &listed[..] else { panic!("{listed:#?}") };
+    assert_eq!((&*session.account_id, &*session.session_id), (ACCOUNT, "1"));
+    assert_eq!(held(session), ["+call.*.*", "+object.*.user"]);
+    assert!(session.bindings.iter().all(|of| of.confirm_time.is_some() && of.account_id == ACCOUNT));
+    assert!(session.connect_time.is_some() && !session.successor);
+    let status = session.status.as_ref().unwrap();
+    assert_eq!((status.state(), &*status.flavour), (proto::UpstreamState::Live, "k4"));
+
+    // What nobody wants any more cannot be given back.
+    drop(leaves);
+    eventually("it is superfluous", async || {
+        held(&sessions(&mut admin, ACCOUNT).await[0]) == ["+call.*.*", "-object.*.user"]
+    })
+    .await;
+    whole.stop().await;
+}
+
+#[tokio::test]
+async fn an_account_without_a_session_is_listed_with_the_reason() {
+    let wrong = |config: &mut Config| {
+        config.accounts[0].credentials = Credentials::ApiKey { key: "of nobody".into() };
+    };
+    let whole = Whole::with(Settings::default(), wrong).await;
+    let mut admin = admin(&whole).await;
+    eventually("it is down", async || {
+        let listed = sessions(&mut admin, "").await;
+        let status = listed[0].status.clone().unwrap();
+        listed.len() == 1 && status.state() == proto::UpstreamState::Down
+    })
+    .await;
+    let listed = sessions(&mut admin, ACCOUNT).await;
+    assert_eq!((&*listed[0].session_id, listed[0].bindings.len()), ("", 0));
+    assert!(listed[0].status.as_ref().unwrap().detail.contains("credentials"), "{listed:?}");
+
+    // There is nothing to rotate; but it can be tried at once, long before it would be.
+    let status = admin.rotate_upstream(proto::RotateUpstreamRequest { account_id: ACCOUNT.into() }).await;
+    let status = status.unwrap_err();
+    assert_eq!((status.code(), &*reason(&status)), (Code::FailedPrecondition, "NO_SESSION"));
+    let logins = || whole.sim.record().iter().filter(|exchange| is_login(exchange)).count();
+    let before = logins();
+    admin.reconnect_upstream(proto::ReconnectUpstreamRequest { account_id: ACCOUNT.into() }).await.unwrap();
+    eventually("it logs in again", async || logins() > before).await;
+    whole.stop().await;
+}
+
+fn is_login(exchange: &hawking::sim::Exchange) -> bool {
+    matches!(&exchange.what, hawking::sim::Happening::Crossbar { path, .. } if path.ends_with("_auth"))
+}
+
+#[tokio::test]
+async fn a_session_is_rotated_without_a_gap_and_only_one_at_a_time() {
+    let whole = Whole::with(Settings::default(), quick_rotation).await;
+    let mut admin = admin(&whole).await;
+    let mut consumer = whole.subscribe(request(&["call.*.*"])).await;
+    let rotate = proto::RotateUpstreamRequest { account_id: ACCOUNT.into() };
+    admin.rotate_upstream(rotate.clone()).await.unwrap();
+    let status = admin.rotate_upstream(rotate.clone()).await.unwrap_err();
+    assert_eq!((status.code(), &*reason(&status)), (Code::FailedPrecondition, "ROTATION_UNDER_WAY"));
+    let reconnect = proto::ReconnectUpstreamRequest { account_id: ACCOUNT.into() };
+    let status = admin.reconnect_upstream(reconnect).await.unwrap_err();
+    assert_eq!((status.code(), &*reason(&status)), (Code::FailedPrecondition, "ROTATION_UNDER_WAY"));
+
+    eventually("both are there", async || {
+        let listed = sessions(&mut admin, ACCOUNT).await;
+        let told: Vec<_> = listed.iter().map(|session| (&*session.session_id, session.successor)).collect();
+        told == [("1", false), ("2", true)] && held(&listed[1]) == ["+call.*.*"]
+    })
+    .await;
+    whole.publish(&Event::call(whole.account(), "CHANNEL_CREATE", "over both"));
+    eventually("the second copy is known", async || {
+        let listed = sessions(&mut admin, ACCOUNT).await;
+        listed.iter().map(|session| session.duplicates).sum::<u64>() == 1
+    })
+    .await;
+    only_session(&mut admin, "2").await;
+    whole.publish(&Event::call(whole.account(), "CHANNEL_CREATE", "over the new one"));
+    // `event` takes no gap.
+    assert_eq!(consumer.event().await.call_id, "over both");
+    assert_eq!(consumer.event().await.call_id, "over the new one");
+    admin.rotate_upstream(rotate).await.unwrap();
+    only_session(&mut admin, "3").await;
+    whole.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_is_opened_anew_with_a_gap() {
+    let whole = Whole::with(Settings::default(), quick_rotation).await;
+    let mut admin = admin(&whole).await;
+    let mut consumer = whole.subscribe(request(&["call.*.*"])).await;
+    admin.reconnect_upstream(proto::ReconnectUpstreamRequest { account_id: ACCOUNT.into() }).await.unwrap();
+    let is_closed = |kind: &Kind| matches!(kind, Kind::Gap(gap) if gap.before.is_some());
+    let messages = consumer.until(is_closed).await;
+    let Some(Kind::Gap(gap)) = messages.last() else { panic!("{messages:?}") };
+    assert_eq!(gap.reason(), proto::GapReason::UpstreamDisconnected);
+    only_session(&mut admin, "2").await;
+    whole.stop().await;
+}
+
+#[tokio::test]
+async fn who_has_no_session_cannot_be_steered() {
+    let whole = Whole::start().await;
+    let mut admin = admin(&whole).await;
+    // Below the configured one.
+    let below = "account0000000000000000000000004";
+    let mut client = whole.client().await;
+    let child = proto::SubscribeRequest { account_id: below.into(), ..request(&["call.*.*"]) };
+    let mut consumer = Consumer::begin(&mut client, child).await.unwrap();
+    consumer.confirmed().await;
+    let listed = sessions(&mut admin, "").await;
+    let accounts: Vec<_> = listed[0].bindings.iter().map(|of| &*of.account_id).collect();
+    assert_eq!(accounts, [below], "whose bindings they are is told");
+    assert_eq!(subscribers(&mut admin, below).await.len(), 1);
+
+    for (account_id, code, why) in [
+        (STRANGER, Code::NotFound, "ACCOUNT_NOT_CONFIGURED"),
+        (below, Code::NotFound, "ACCOUNT_NOT_CONFIGURED"),
+        ("nobody", Code::InvalidArgument, "INVALID_REQUEST"),
+        ("", Code::InvalidArgument, "INVALID_REQUEST"),
+    ] {
+        let account_id = account_id.to_owned();
+        let rotate = proto::RotateUpstreamRequest { account_id: account_id.clone() };
+        let reconnect = proto::ReconnectUpstreamRequest { account_id: account_id.clone() };
+        let list = proto::ListUpstreamSessionsRequest { account_id: account_id.clone() };
+        let mut answers = vec![
+            admin.rotate_upstream(rotate).await.map(drop),
+            admin.reconnect_upstream(reconnect).await.map(drop),
+        ];
+        if !account_id.is_empty() {
+            answers.push(admin.list_upstream_sessions(list).await.map(drop));
+        }
+        for answer in answers {
+            let status = answer.unwrap_err();
+            assert_eq!((status.code(), &*reason(&status)), (code, why), "{account_id}");
+            assert_eq!(status.message().contains(ACCOUNT), account_id == below, "{}", status.message());
+        }
+    }
+    whole.stop().await;
+}
+
+#[tokio::test]
+async fn a_drain_ends_streams_and_the_operator_sees_it() {
+    let whole = Whole::start().await;
+    let mut admin = admin(&whole).await;
+    let mut consumer = whole.subscribe(request(&["call.*.*"])).await;
+    let negative = prost_types::Duration { seconds: -1, nanos: 0 };
+    let status = admin.drain(proto::DrainRequest { deadline: Some(negative) }).await.unwrap_err();
+    assert_eq!((status.code(), &*reason(&status)), (Code::InvalidArgument, "INVALID_REQUEST"));
+
+    let deadline = Some(prost_types::Duration { seconds: 5, nanos: 0 });
+    admin.drain(proto::DrainRequest { deadline }).await.unwrap();
+    let (messages, status) = consumer.end().await;
+    let Some(Kind::Draining(draining)) = messages.last() else { panic!("{messages:?}") };
+    assert_eq!(draining.reason(), proto::DrainReason::Operator);
+    assert_eq!((status.code(), &*reason(&status)), (Code::Unavailable, "DRAINING"));
+    eventually("the streams are gone", async || {
+        let info = admin.get_server_info(proto::GetServerInfoRequest {}).await.unwrap().into_inner();
+        info.draining && info.subscriptions == 0
+    })
+    .await;
+    assert_eq!(ended(&mut admin, 0).await[0].reason, "drained");
+    // Twice is once; and the sessions stay.
+    admin.drain(proto::DrainRequest::default()).await.unwrap();
+    only_session(&mut admin, "1").await;
     whole.stop().await;
 }

@@ -20,7 +20,7 @@ use crate::{
         admin::Admin,
         drain::{Drain, Reason},
     },
-    upstream::{self, Seams},
+    upstream::{self, Seams, Steered, Steerings},
 };
 
 /// The first delay before the task of an account is started again after a panic; doubled each time.
@@ -77,7 +77,7 @@ impl Gateway {
         let hub = Arc::new(Hub::new(config.hub, seams.clock.clone(), move || random.next_u64()));
         let (drain, stop) = (Drain::new(config.shutdown), CancellationToken::new());
 
-        let mut accounts = JoinSet::new();
+        let (mut accounts, steerings) = (JoinSet::new(), Arc::<Steerings>::default());
         let upstream = Arc::new(config.upstream);
         // All here already, so that a consumer who comes before a task's first turn is not told NOT_FOUND, and no account
         // is taken for another's descendant.
@@ -91,13 +91,24 @@ impl Gateway {
         let mut in_any_order = config.accounts;
         in_any_order.sort_by_cached_key(|_| seams.random.next_u64());
         for account in in_any_order {
-            accounts.spawn(keep_account(upstream.clone(), account, hub.clone(), seams.clone(), stop.clone()));
+            let steered = steerings.take_on(account.id);
+            let keep = keep_account(
+                upstream.clone(),
+                account,
+                hub.clone(),
+                seams.clone(),
+                steerings.clone(),
+                steered,
+                stop.clone(),
+            );
+            accounts.spawn(keep);
         }
 
         let streams = Arc::<Streams>::default();
         let admin = Admin {
             hub: hub.clone(),
             streams: streams.clone(),
+            upstreams: steerings,
             started: seams.clock.now(),
             drain: drain.clone(),
         };
@@ -228,12 +239,21 @@ async fn keep_account(
     account: config::Account,
     hub: Arc<Hub>,
     seams: Seams,
+    steerings: Arc<Steerings>,
+    mut steered: Steered,
     stop: CancellationToken,
 ) {
     let id = account.id;
     let mut delay = RESTART_FIRST;
     loop {
-        let run = upstream::run(settings.clone(), account.clone(), hub.clone(), seams.clone(), stop.clone());
+        let run = upstream::run_steered(
+            settings.clone(),
+            account.clone(),
+            hub.clone(),
+            seams.clone(),
+            steered,
+            stop.clone(),
+        );
         // Unwind safe: what the task shared with others is the hub alone, which is told below that the session is lost.
         let result = AssertUnwindSafe(run).catch_unwind().await;
         if stop.is_cancelled() {
@@ -245,6 +265,7 @@ async fn keep_account(
         };
         error!(account = %id, cause, ?delay, "the task of an account ended, which is a defect; it is started again");
         report_lost(&hub, id);
+        steered = steerings.take_on(id);
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
             () = stop.cancelled() => return,
@@ -342,7 +363,16 @@ mod tests {
 
         let stop = CancellationToken::new();
         let settings = Arc::new(config::Upstream::default());
-        let task = tokio::spawn(keep_account(settings, account, hub.clone(), seams, stop.clone()));
+        let steerings = Arc::<Steerings>::default();
+        let task = tokio::spawn(keep_account(
+            settings,
+            account,
+            hub.clone(),
+            seams,
+            steerings.clone(),
+            steerings.take_on(id),
+            stop.clone(),
+        ));
         sleep(RESTART_FIRST / 2).await;
         let status = entry.status();
         assert_eq!(transport.logins.load(Ordering::Relaxed), 1);

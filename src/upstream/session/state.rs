@@ -27,6 +27,7 @@ use super::{
         holdings::{Holdings, Target},
         intake::Opened,
         refresh::Refresh,
+        report::Told,
     },
     CLOSE_GRACE, Context, Orders, Progress,
 };
@@ -55,6 +56,8 @@ pub(super) struct Session<'a> {
     sent: Instant,
     pinged: Instant,
     pings: u64,
+    /// Frames with events.
+    events: u64,
     read_through: Instant,
     live_since: Option<Instant>,
     write_failed: Option<(io::ErrorKind, Instant)>,
@@ -77,6 +80,7 @@ impl<'a> Session<'a> {
             sent: now,
             pinged: now,
             pings: 0,
+            events: 0,
             read_through: now,
             live_since: None,
             write_failed: None,
@@ -327,7 +331,10 @@ impl<'a> Session<'a> {
 
     fn text(&mut self, text: &str, now: Instant) -> Option<CloseCause> {
         match Incoming::parse(text) {
-            Incoming::Event(event) => self.context.intake.event(self.context.opened, &event, now),
+            Incoming::Event(event) => {
+                self.events += 1;
+                self.context.intake.event(self.context.opened, &event, now);
+            }
             Incoming::Reply { request_id, outcome } => {
                 return self.reply(&request_id, outcome, text.len(), now);
             }
@@ -435,6 +442,15 @@ impl<'a> Session<'a> {
         let changed = self.flavour.unwrap_or(Flavour::K4) != flavour;
         self.flavour = Some(flavour);
         changed
+    }
+
+    /// What an operator is told of it.
+    pub(super) fn told(&self) -> Told {
+        Told {
+            bindings: self.holdings.report(),
+            events: self.events,
+            duplicates: self.context.intake.duplicates(self.context.opened.id),
+        }
     }
 
     /// Says goodbye where that is still heard. Whether there is something to wait for: what upstream sent before it heard.
