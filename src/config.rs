@@ -58,7 +58,7 @@ pub struct Config {
     pub hub: Hub,
     /// The listener for consumers.
     pub grpc: Grpc,
-    /// The listeners for operators.
+    /// The listeners for operators and their tools.
     pub admin: Admin,
     /// What hawking says about itself.
     pub telemetry: Telemetry,
@@ -111,8 +111,8 @@ impl Config {
         visitor.section(
             "admin",
             &[
-                "The listeners for operators. Nobody is asked who they are there: keep them on loopback, or behind a",
-                "NetworkPolicy.",
+                "The listeners for operators and their tools. Nobody is asked who they are there: keep them on loopback, or",
+                "behind a NetworkPolicy.",
             ],
             &mut self.admin,
         );

@@ -27,7 +27,10 @@ mod subscribe;
 
 use std::sync::Arc;
 
-use crate::{binding::OptIn, clock::SharedClock, config, hub::Hub, ops::drain::Drain, random::SharedRandom};
+use crate::{
+    binding::OptIn, clock::SharedClock, config, hub::Hub, ops::drain::Drain, random::SharedRandom,
+    telemetry::metrics::Metrics,
+};
 
 pub use listener::serve_operators;
 pub use services::NewServicesError;
@@ -49,4 +52,6 @@ pub struct Server {
     pub drain: Drain,
     /// Where it lists its streams.
     pub streams: Arc<streams::Streams>,
+    /// Where it is counted what happens.
+    pub metrics: Arc<Metrics>,
 }

@@ -20,7 +20,7 @@
 //!   reader that comes, and shared by all that stand at the same place. `filter` and `frame` are what it selects and
 //!   writes; `payload` is encoded once for each event and format.
 //! - `start` finds where a subscription begins, `reader` takes it from there and yields what [`subscription`] declares;
-//!   `progress` shows to others how far it is.
+//!   `progress` shows to others how far it is. `reading` is what metrics say of all this.
 
 mod account;
 pub mod coverage;
@@ -32,6 +32,7 @@ pub mod log;
 mod payload;
 mod progress;
 mod reader;
+mod reading;
 mod roster;
 mod start;
 mod state;

@@ -1,5 +1,6 @@
-//! Running hawking: what operators see and do, how it is told to end, and how it does.
+//! Running hawking: what operators and their tools see and do, how it is told to end, and how it does.
 
 pub mod admin;
 pub mod drain;
+pub mod http;
 pub mod shutdown;

@@ -204,6 +204,7 @@ impl Simulator {
             clock: Arc::clone(&settings.clock),
             random: Arc::clone(&settings.random),
             gate: Arc::default(),
+            metrics: Arc::default(),
         }
     }
 

@@ -50,6 +50,7 @@ use crate::{
     clock::{SharedClock, SystemClock},
     config,
     random::{SharedRandom, SystemRandom},
+    telemetry::metrics::Metrics,
 };
 
 pub use account::{run, run_steered};
@@ -75,6 +76,8 @@ pub struct Seams {
     pub random: SharedRandom,
     /// Shared by all accounts that come from the same place.
     pub gate: Arc<Gate>,
+    /// Where it is counted what happens.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Seams {
@@ -90,6 +93,7 @@ impl Seams {
             clock: Arc::new(SystemClock),
             random: Arc::new(SystemRandom),
             gate: Arc::new(Gate::new(settings)),
+            metrics: Arc::default(),
         })
     }
 }

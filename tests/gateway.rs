@@ -9,6 +9,7 @@ mod gateway {
     mod whole;
 
     mod admin;
+    mod admin_http;
     mod classic;
     mod connections;
     mod counted;

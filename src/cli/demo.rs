@@ -170,11 +170,15 @@ async fn start_gateway(mut config: Config) -> Result<(Gateway, bool), Failure> {
             Err(StartError::Listen { address, setting, source })
                 if source.kind() == io::ErrorKind::AddrInUse && address.port() != 0 =>
             {
-                if setting == "admin.grpc_listen" {
-                    config.admin.grpc_listen.set_port(0);
-                } else {
-                    config.grpc.listen.set_port(0);
-                    taken = true;
+                match setting {
+                    "admin.grpc_listen" => config.admin.grpc_listen.set_port(0),
+                    "admin.http_listen" => {
+                        config.admin.http_listen.iter_mut().for_each(|address| address.set_port(0));
+                    }
+                    _ => {
+                        config.grpc.listen.set_port(0);
+                        taken = true;
+                    }
                 }
             }
             Err(error) => return Err(Failure::runtime(error)),
@@ -217,6 +221,9 @@ fn head(
         format!("  {dim}hawking, gRPC{reset}    {bold}{address}{reset}"),
         format!("  {dim}for operators{reset}    {}", gateway.admin_addr()),
     ];
+    full.extend(
+        gateway.http_addr().map(|address| format!("  {dim}metrics{reset}          http://{address}/metrics")),
+    );
     full.extend(taken);
     full.extend([
         String::new(),

@@ -66,6 +66,9 @@ pub(super) async fn command(arguments: Arguments) -> Result<(), Failure> {
     let mut gateway = Gateway::start(config, seams).await.map_err(Failure::runtime)?;
     info!(address = %gateway.admin_addr(), "serving AdminService, for operators");
     info!(address = %gateway.grpc_addr(), "serving gRPC");
+    if let Some(address) = gateway.http_addr() {
+        info!(%address, "serving admin HTTP");
+    }
 
     let signal = tokio::select! {
         signal = signals.next() => signal,

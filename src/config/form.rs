@@ -7,7 +7,7 @@ mod word;
 pub(crate) use self::{
     address::{Address, BLACKHOLE, CROSSBAR},
     number::{Flag, Share, Span, bytes, count, span, timeout},
-    word::{Choice, FilePath, Optional, Parsed, Set, Text, Texts},
+    word::{Choice, FilePath, Optional, OrOff, Parsed, Set, Text, Texts},
 };
 use super::tree::{Node, Value};
 

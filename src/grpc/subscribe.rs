@@ -264,6 +264,7 @@ mod tests {
             random: Arc::new(SystemRandom),
             drain: Drain::new(config::Shutdown::default()),
             streams: Arc::default(),
+            metrics: Arc::default(),
         })
         .await
         .unwrap()

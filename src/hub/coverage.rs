@@ -75,6 +75,11 @@ impl Held {
         }
     }
 
+    /// Whether it brings what it is for.
+    fn brings(&self, month_bound: bool) -> bool {
+        self.confirmed().is_some() && self.lost(month_bound).is_none()
+    }
+
     fn confirmed(&self) -> Option<SystemTime> {
         match self {
             Held::Active { confirmed, .. } | Held::Lost { confirmed, .. } => Some(*confirmed),
@@ -259,6 +264,16 @@ impl Coverage {
         }
     }
 
+    /// The states of everything that is wanted.
+    pub(super) fn states(&self) -> impl Iterator<Item = BindingState> {
+        self.holdings.wanted.iter().map(|(binding, _)| {
+            let pattern = binding.pattern();
+            let held = self.holdings.held.iter();
+            let held = held.filter(move |(upstream, _)| upstream.pattern().contains(pattern));
+            state_of(held.map(|(_, held)| held), binding.month_bound())
+        })
+    }
+
     /// How everything that is wanted stands.
     pub(super) fn reports(&self, proofs: Proofs) -> Vec<BindingReport> {
         self.holdings
@@ -267,6 +282,19 @@ impl Coverage {
             .map(|(binding, _)| self.standing(binding, binding.as_str().into()).report(proofs))
             .collect()
     }
+}
+
+/// The state of a binding that is wanted, from the upstream bindings that contain it.
+fn state_of<'a>(held: impl Iterator<Item = &'a Held> + Clone, month_bound: bool) -> BindingState {
+    if held.clone().any(|held| held.brings(month_bound)) {
+        return BindingState::Active;
+    }
+    let mut held = held;
+    let refusal = held.find_map(|held| match held {
+        Held::Refused { reason } => Some(Arc::clone(reason)),
+        Held::Active { .. } | Held::Lost { .. } => None,
+    });
+    refusal.map_or(BindingState::Pending, BindingState::Refused)
 }
 
 /// How one consumer's binding stands: of the coverage, what contains it.
@@ -302,14 +330,7 @@ impl Standing {
         if self.holdings.wanted.is_empty() {
             return BindingState::Pending;
         }
-        if self.server().is_some() {
-            return BindingState::Active;
-        }
-        let refusal = self.holdings.held.iter().find_map(|(_, held)| match held {
-            Held::Refused { reason } => Some(Arc::clone(reason)),
-            Held::Active { .. } | Held::Lost { .. } => None,
-        });
-        refusal.map_or(BindingState::Pending, BindingState::Refused)
+        state_of(self.holdings.held.iter().map(|(_, held)| held), self.binding.month_bound())
     }
 
     /// Why it is not covered, where nobody saw it happen: the loss that uncovered it if it was wanted then, else that it
@@ -331,8 +352,7 @@ impl Standing {
     /// The confirmed upstream binding that serves it.
     fn server(&self) -> Option<&(UpstreamBinding, Held)> {
         let month_bound = self.binding.month_bound();
-        let brings = |held: &Held| held.confirmed().is_some() && held.lost(month_bound).is_none();
-        self.holdings.held.iter().find(|(_, held)| brings(held))
+        self.holdings.held.iter().find(|(_, held)| held.brings(month_bound))
     }
 
     pub(super) fn report(&self, proofs: Proofs) -> BindingReport {

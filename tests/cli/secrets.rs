@@ -180,7 +180,7 @@ impl Upstreams {
         let mut text = format!(
             "[upstream]\ncrossbar_url = \"{}\"\nblackhole_url = \"{}\"\nbackoff_initial = \"20ms\"\n\
              backoff_max = \"100ms\"\nbackoff_refused = \"300ms\"\nlogins_per_second = 1000\nping_interval = \"200ms\"\nliveness_timeout = \"5s\"\n\
-             [grpc]\nlisten = \"127.0.0.1:0\"\n[admin]\ngrpc_listen = \"127.0.0.1:0\"\n\
+             [grpc]\nlisten = \"127.0.0.1:0\"\n[admin]\ngrpc_listen = \"127.0.0.1:0\"\nhttp_listen = \"127.0.0.1:0\"\n\
              [telemetry]\nlog_filter = \"trace\"\nlog_format = \"{log_format}\"\n",
             good.crossbar_url(),
             good.blackhole_url()

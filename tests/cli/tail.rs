@@ -50,7 +50,7 @@ impl Place {
         let text = format!(
             "[upstream]\ncrossbar_url = \"http://{crossbar}/\"\nblackhole_url = \"ws://{blackhole}/\"\n\
              backoff_initial = \"50ms\"\nbackoff_max = \"200ms\"\nbackoff_refused = \"200ms\"\n\
-             [grpc]\nlisten = \"{grpc}\"\n[admin]\ngrpc_listen = \"127.0.0.1:0\"\n\
+             [grpc]\nlisten = \"{grpc}\"\n[admin]\ngrpc_listen = \"127.0.0.1:0\"\nhttp_listen = \"127.0.0.1:0\"\n\
              [shutdown]\nendpoint_wait = \"0s\"\n\
              [[accounts]]\nid = \"{ACCOUNT}\"\nusername = \"demo\"\npassword = \"hawking\"\n\
              account_realm = \"wefwefwefwef.2600hz.com\"\n"

@@ -108,6 +108,7 @@ impl Direct {
             random: Arc::new(SeededRandom::new(1)),
             drain: drain.clone(),
             streams: streams.clone(),
+            metrics: Arc::default(),
         };
         let serving = server.serve(listener);
         let server = tokio::spawn(async move { serving.await.expect("the services are set up") });

@@ -100,7 +100,10 @@ pub fn config(sim: &Simulator) -> Config {
         }],
         hub: config::Hub::default(),
         grpc: config::Grpc { listen: ([127, 0, 0, 1], 0).into(), ..settings() },
-        admin: config::Admin { grpc_listen: ([127, 0, 0, 1], 0).into() },
+        admin: config::Admin {
+            grpc_listen: ([127, 0, 0, 1], 0).into(),
+            http_listen: Some(([127, 0, 0, 1], 0).into()),
+        },
         telemetry: config::Telemetry::default(),
         shutdown: draining_within(Duration::from_secs(10)),
     }

@@ -1,4 +1,5 @@
-//! The parts, wired together: hub, one upstream task for each account, the gRPC servers for consumers and for operators.
+//! The parts, wired together: hub, one upstream task for each account, the gRPC servers for consumers and for operators,
+//! the admin HTTP listener.
 
 use std::{any::Any, io, net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -19,7 +20,9 @@ use crate::{
     ops::{
         admin::Admin,
         drain::{Drain, Reason},
+        http,
     },
+    telemetry::metrics::Metrics,
     upstream::{self, Seams, Steered, Steerings},
 };
 
@@ -32,18 +35,25 @@ const CUT_MARGIN: Duration = Duration::from_secs(1);
 const ADMIN_GRACE: Duration = Duration::from_secs(1);
 /// What the tasks of the upstream get to close their sessions, after the streams have ended.
 const UPSTREAM_GRACE: Duration = Duration::from_secs(3);
+/// What the admin HTTP listener gets for the answers that are under way, after all else.
+const HTTP_GRACE: Duration = Duration::from_secs(3);
 
 /// A running gateway. It owns all of its tasks: dropping it ends them at once, [`Gateway::stop`] in good order.
 pub struct Gateway {
     grpc_addr: SocketAddr,
     admin_addr: SocketAddr,
+    http_addr: Option<SocketAddr>,
     hub: Arc<Hub>,
     streams: Arc<Streams>,
+    metrics: Arc<Metrics>,
     /// `None` once it has ended, which it does after a drain.
     grpc: Option<AbortOnDropHandle<Result<(), grpc::NewServicesError>>>,
     admin: AbortOnDropHandle<Result<(), grpc::NewServicesError>>,
     admin_drain: Drain,
     accounts: JoinSet<()>,
+    /// The admin HTTP listener. It answers until everything else has ended.
+    http: Option<AbortOnDropHandle<()>>,
+    http_stop: CancellationToken,
     drain: Drain,
     stop: CancellationToken,
 }
@@ -51,7 +61,7 @@ pub struct Gateway {
 /// Why a gateway could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// An address cannot be had.
+    /// An address to listen on cannot be had.
     #[error("cannot listen on {address} ({setting}): {source}")]
     Listen {
         /// Which.
@@ -68,10 +78,16 @@ impl Gateway {
     ///
     /// # Errors
     ///
-    /// When an address cannot be had; then nothing was started.
+    /// When an address to listen on cannot be had; then nothing was started.
     pub async fn start(config: Config, seams: Seams) -> Result<Self, StartError> {
         let (listener, grpc_addr) = listen(config.grpc.listen, "grpc.listen").await?;
         let (admin_listener, admin_addr) = listen(config.admin.grpc_listen, "admin.grpc_listen").await?;
+        let http_listener = match config.admin.http_listen {
+            Some(address) => Some(listen(address, "admin.http_listen").await?),
+            None => None,
+        };
+        let shown_config = config.redacted_toml();
+        let metrics = seams.metrics.clone();
 
         let random = seams.random.clone();
         let hub = Arc::new(Hub::new(config.hub, seams.clock.clone(), move || random.next_u64()));
@@ -128,16 +144,38 @@ impl Gateway {
             random: seams.random,
             drain: drain.clone(),
             streams: streams.clone(),
+            metrics: metrics.clone(),
         };
+
+        let (hub_read, drain_read) = (Arc::downgrade(&hub), drain.clone());
+        metrics.read_from(move |reading| {
+            reading.draining = !drain_read.is_serving();
+            if let Some(hub) = hub_read.upgrade() {
+                hub.read(reading);
+            }
+        });
+        let (drain_asked, http_stop) = (drain.clone(), CancellationToken::new());
+        let pages = http::Pages {
+            ready: Box::new(move || drain_asked.is_serving()),
+            config: Box::new(move || shown_config.clone()),
+            metrics: metrics.clone(),
+        };
+        let http_addr = http_listener.as_ref().map(|(_, address)| *address);
+        let http = http_listener.map(|(listener, _)| http::serve(listener, pages, http_stop.clone()));
+        let http = http.map(|serving| AbortOnDropHandle::new(tokio::spawn(serving)));
         Ok(Self {
             grpc_addr,
             admin_addr,
+            http_addr,
             hub,
             streams,
+            metrics,
             grpc: Some(AbortOnDropHandle::new(tokio::spawn(server.serve(listener)))),
             admin: AbortOnDropHandle::new(tokio::spawn(admin)),
             admin_drain,
             accounts,
+            http,
+            http_stop,
             drain,
             stop,
         })
@@ -156,6 +194,16 @@ impl Gateway {
     /// The streams of the consumers' listener.
     pub fn streams(&self) -> &Arc<Streams> {
         &self.streams
+    }
+
+    /// Where the admin HTTP listener is, unless it is turned off.
+    pub fn http_addr(&self) -> Option<SocketAddr> {
+        self.http_addr
+    }
+
+    /// The metrics.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
     }
 
     /// The hub.
@@ -199,7 +247,7 @@ impl Gateway {
     /// Ends everything in good order: first the [drain](crate::ops::drain), which begins here if it has not yet, then the
     /// sessions are closed. What has not ended at its time is cut off.
     pub async fn stop(self) {
-        let Self { grpc, admin, admin_drain, mut accounts, drain, stop, .. } = self;
+        let Self { grpc, admin, admin_drain, mut accounts, http, http_stop, drain, stop, .. } = self;
         drain.begin(Reason::Shutdown, None);
         if let Some(grpc) = grpc {
             let late = async {
@@ -221,6 +269,11 @@ impl Gateway {
         };
         if timeout(UPSTREAM_GRACE, all_ended).await.is_err() {
             warn!("sessions to the upstream, or operators, did not go and are cut off");
+        }
+        // Until here a probe was answered: without an answer the process would be killed.
+        http_stop.cancel();
+        if let Some(http) = http {
+            let _ = timeout(HTTP_GRACE, http).await;
         }
     }
 }
@@ -327,8 +380,8 @@ mod tests {
     impl Transport for Panics {
         fn send(
             &self,
-            _: http::Request<Bytes>,
-        ) -> BoxFuture<'_, Result<http::Response<Bytes>, TransportError>> {
+            _: ::http::Request<Bytes>,
+        ) -> BoxFuture<'_, Result<::http::Response<Bytes>, TransportError>> {
             assert!(self.logins.fetch_add(1, Ordering::Relaxed) > 0, "a defect");
             Box::pin(std::future::pending())
         }
@@ -352,6 +405,7 @@ mod tests {
             clock: Arc::new(SystemClock),
             random: Arc::new(SeededRandom::new(1)),
             gate: Arc::default(),
+            metrics: Arc::default(),
         };
         let hub = Arc::new(Hub::new(config::Hub::default(), seams.clock.clone(), || 1));
         let entry = hub.add(id, id, account.always_on.clone());

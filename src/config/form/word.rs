@@ -196,6 +196,33 @@ impl<T> Form for Set<T> {
     }
 }
 
+/// What can be turned off: then it is the word `off`.
+pub(crate) struct OrOff<F>(pub(crate) F);
+
+const OFF: &str = "off";
+
+impl<F: Form> Form for OrOff<F> {
+    type Value = Option<F::Value>;
+
+    fn expected(&self) -> String {
+        format!("{}, or {OFF:?}", self.0.expected())
+    }
+
+    fn parse(&self, node: &Node) -> Result<Self::Value, Found> {
+        match text(node) {
+            Ok(OFF) => Ok(None),
+            _ => self.0.parse(node).map(Some),
+        }
+    }
+
+    fn show(&self, value: &Self::Value) -> Option<String> {
+        match value {
+            Some(value) => self.0.show(value),
+            None => Some(quote(OFF)),
+        }
+    }
+}
+
 /// A setting that may be left out.
 pub(crate) struct Optional<F>(pub(crate) F);
 

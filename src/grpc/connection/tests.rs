@@ -128,6 +128,7 @@ impl Rig {
             random: Arc::new(SeededRandom::new(1)),
             drain: Drain::new(config::Shutdown::default()),
             streams: Arc::default(),
+            metrics: Arc::default(),
         })
         .await
         .unwrap();
