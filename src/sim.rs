@@ -11,7 +11,8 @@
 //!
 //! - `listener` accepts (or `memory` does, without sockets), `upgrade` answers HTTP, `session` carries the frames, `request`
 //!   executes what a frame asks, `bindings` knows what a binding stands for.
-//! - `event` builds what is published, `broker` says who gets it, `outbox` is where it waits for the socket.
+//! - `event` builds what is published, `broker` says who gets it, `outbox` is where it waits for the socket; `inbound` is what
+//!   comes meanwhile.
 //! - `faults` is what goes wrong on demand, `script` a sequence of it.
 //! - `crossbar` and `control` are the two HTTP APIs; `http` serves them.
 //! - `cluster` is what all of them share; `accounts`, `channels` and `record` are its parts.
@@ -40,6 +41,7 @@ mod crossbar;
 mod event;
 mod faults;
 mod http;
+mod inbound;
 mod json;
 mod listener;
 mod memory;

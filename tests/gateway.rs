@@ -21,6 +21,7 @@ mod gateway {
     mod many;
     mod outage;
     mod plain_ids;
+    mod pressure;
     mod recorded;
     mod requests;
     mod services;

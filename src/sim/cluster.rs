@@ -372,8 +372,9 @@ impl Cluster {
             return;
         }
         let lateness = self.faults.lateness(false, random);
-        if let Some(session) = self.sessions.lock().get(&connection) {
-            self.queue(connection, session, text, lateness);
+        let reply = |session: &Session| session.outbox.reply(text.clone(), lateness);
+        if self.sessions.lock().get(&connection).is_some_and(|session| !reply(session)) {
+            self.note(connection, Happening::Lost(Frame::Text(text), Loss::Queue));
         }
     }
 

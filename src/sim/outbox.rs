@@ -34,6 +34,8 @@ struct State {
     latest: Instant,
     /// How much was waiting when the socket took no more, and what came since; unset while it takes everything.
     blocked: Option<usize>,
+    /// What waited for the socket is not all written yet.
+    behind: bool,
     peak: usize,
     frozen: bool,
     /// Whether the session knows of the last change of `frozen`.
@@ -67,6 +69,7 @@ impl Outbox {
             next: 0,
             latest: Instant::now(),
             blocked: None,
+            behind: false,
             peak: 0,
             frozen: false,
             told: true,
@@ -78,8 +81,19 @@ impl Outbox {
 
     /// Queues a text. Whether it was; if not, it vanished above the limit, or the session is over.
     pub fn push(&self, text: Utf8Bytes, lateness: Lateness) -> bool {
+        self.add(text, lateness, |_| false)
+    }
+
+    /// Queues a reply. Its request had its turn just now: what waits, waits behind that, whether the socket takes it by now or
+    /// not.
+    pub fn reply(&self, text: Utf8Bytes, lateness: Lateness) -> bool {
+        let limit = self.limit;
+        self.add(text, lateness, |state| state.behind && limit.is_some_and(|limit| state.line.len() >= limit))
+    }
+
+    fn add(&self, text: Utf8Bytes, lateness: Lateness, is_full: impl FnOnce(&State) -> bool) -> bool {
         let mut state = self.state.lock();
-        if state.closed {
+        if state.closed || is_full(&state) {
             return false;
         }
         if let Some(waiting) = state.blocked {
@@ -124,7 +138,10 @@ impl Outbox {
                         return Errand::Write(first.remove());
                     }
                     (false, None, Some(first)) => Some(first.key().0),
-                    (false, None, None) => None,
+                    (false, None, None) => {
+                        state.behind = false;
+                        None
+                    }
                 }
             };
             match due {
@@ -152,12 +169,25 @@ impl Outbox {
         vanished.reverse();
         state.peak = state.peak.max(waiting);
         state.blocked = Some(waiting);
+        state.behind = true;
         vanished
     }
 
     /// The socket takes everything again.
     pub fn unblock(&self) {
         self.state.lock().blocked = None;
+    }
+
+    /// How many texts were ever queued.
+    pub fn queued(&self) -> u64 {
+        self.state.lock().next
+    }
+
+    /// The number of the text that is written next, if one can be.
+    pub fn next_number(&self) -> Option<u64> {
+        let state = self.state.lock();
+        let first = state.line.first_key_value().filter(|((due, _), _)| *due <= Instant::now());
+        first.map(|((_, number), _)| *number)
     }
 
     /// The most that ever waited for the socket.
@@ -230,7 +260,12 @@ mod tests {
         assert!(push("y") && !push("z"));
         assert_eq!(outbox.peak(), 3);
         outbox.unblock();
-        for text in ["2", "3", "y"] {
+        assert_eq!((outbox.next_number(), outbox.queued()), (Some(2), 11));
+        let reply = || outbox.reply("reply".into(), AT_ONCE);
+        assert!(!reply(), "three are behind its request");
+        assert_eq!(written(&outbox).await, "2");
+        assert!(reply() && !reply());
+        for text in ["3", "y", "reply"] {
             assert_eq!(written(&outbox).await, text);
         }
         assert!(poll!(std::pin::pin!(outbox.next())).is_pending());

@@ -1,9 +1,15 @@
 //! One session: a WebSocket after its upgrade, until it ends.
 
-use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    sync::Arc,
+    task::{Poll, ready},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use futures_util::{SinkExt as _, StreamExt as _, poll};
+use futures_util::{SinkExt as _, StreamExt as _, future::poll_fn, poll};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     time::{Instant, sleep_until, timeout},
@@ -21,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     bucket::Bucket,
     cluster::Cluster,
+    inbound::Inbound,
     outbox::{Errand, Outbox},
     record::{Ending, Frame, Happening, Loss},
     request::{Change, Context, Crash},
@@ -56,6 +63,7 @@ pub(super) async fn run<S: Io>(
 ) {
     // Messages of any size are taken (F9); what is written goes to the socket at once, so that what waits for it is known.
     let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None).write_buffer_size(0);
+    let stream = Inbound::new(stream);
     let socket = WebSocketStream::from_partially_read(stream, early, Role::Server, Some(config)).await;
     let opened = cluster.open(connection, peer);
     let bucket = Bucket::full(cluster.settings.rate_limit, cluster.settings.stopwatch.elapsed());
@@ -89,7 +97,7 @@ pub(super) async fn run<S: Io>(
 struct Session<S> {
     cluster: Arc<Cluster>,
     connection: u64,
-    socket: WebSocketStream<S>,
+    socket: WebSocketStream<Inbound<S>>,
     /// The node of the cluster that it is on.
     node: usize,
     /// Texts to send, in order: events and replies go the same way.
@@ -117,7 +125,21 @@ impl<S: Io> Session<S> {
             let frozen = self.outbox.is_frozen();
             let ping_at = keep_alive.borrow_and_update().map(|interval| pinged + interval);
             // What is queued goes out before the next request is looked at, as in the real one, where both are messages to
-            // one process. (So a client that asks after an event was published gets the event first.)
+            // one process. (So a client that asks after an event was published gets the event first.) What came while the
+            // socket took nothing has its own turn.
+            let in_turn = match self.outbox.next_number().filter(|_| !frozen) {
+                Some(next) => self.socket.get_mut().has_turn(next),
+                None => {
+                    self.socket.get_mut().all_have_turn();
+                    false
+                }
+            };
+            while in_turn && let Poll::Ready(message) = poll!(self.socket.next()) {
+                silent_since = Instant::now();
+                if let Some(ending) = self.take(message) {
+                    return ending;
+                }
+            }
             tokio::select! {
                 biased;
                 () = self.cut.cancelled() => return Ending::Cut,
@@ -166,26 +188,37 @@ impl<S: Io> Session<S> {
             other => Frame::Ping(other.clone().into_data()),
         };
         let lost = |loss| Happening::Lost(frame(), loss);
-        let written = {
-            // The scheduler's patience must not be taken for the socket's.
-            let write = tokio::task::unconstrained(self.socket.send(message.clone()));
-            tokio::pin!(write);
-            match poll!(write.as_mut()) {
-                std::task::Poll::Ready(written) => Ok(written),
-                std::task::Poll::Pending => {
-                    for vanished in self.outbox.block() {
-                        self.cluster
-                            .note(self.connection, Happening::Lost(Frame::Text(vanished), Loss::Queue));
-                    }
-                    let written = tokio::select! {
-                        () = self.cut.cancelled() => Err(Ending::Cut),
-                        written = timeout(self.cluster.settings.send_timeout(), write) => {
-                            written.map_err(|_| Ending::Slow)
-                        }
-                    };
-                    self.outbox.unblock();
-                    written
+        let (socket, outbox) = (&mut self.socket, &self.outbox);
+        let mut unsent = Some(message.clone());
+        let mut write = poll_fn(|cx| {
+            if unsent.is_some() {
+                ready!(socket.poll_ready_unpin(cx))?;
+            }
+            if let Some(message) = unsent.take() {
+                socket.start_send_unpin(message)?;
+            }
+            let written = socket.poll_flush_unpin(cx);
+            if written.is_pending() && !outbox.is_frozen() {
+                socket.get_mut().poll_keep(cx, outbox.queued());
+            }
+            written
+        });
+        // The scheduler's patience must not be taken for the socket's.
+        let written = match poll!(tokio::task::unconstrained(&mut write)) {
+            Poll::Ready(written) => Ok(written),
+            Poll::Pending => {
+                for vanished in outbox.block() {
+                    let lost = Happening::Lost(Frame::Text(vanished), Loss::Queue);
+                    self.cluster.note(self.connection, lost);
                 }
+                let written = tokio::select! {
+                    () = self.cut.cancelled() => Err(Ending::Cut),
+                    written = timeout(self.cluster.settings.send_timeout(), tokio::task::unconstrained(write)) => {
+                        written.map_err(|_| Ending::Slow)
+                    }
+                };
+                outbox.unblock();
+                written
             }
         };
         match written {

@@ -501,6 +501,53 @@ async fn above_the_limit_events_and_replies_vanish_and_both_are_on_record() {
     sim.shutdown().await;
 }
 
+/// What is asked for while the socket takes nothing waits in the same line as what is to be sent.
+#[tokio::test(start_paused = true)]
+async fn a_request_has_its_turn_among_the_events_and_its_reply_vanishes_behind_too_many() {
+    let settings = Settings { flavour: Flavour::V4_3, send_buffer: 1, ..settings() };
+    let sim = Simulator::in_memory(settings);
+    let mut socket = ready(&sim, OBJECT).await;
+    let mut published = 0;
+    let mut publish = |count: usize, bulk: usize| {
+        for _ in 0..count {
+            sim.publish(&device(&sim, &published.to_string()).with("Bulk", "x".repeat(bulk))).unwrap();
+            published += 1;
+        }
+    };
+    // More than pipe and reader take at once: one is being written, the other waits.
+    let large = 400_000;
+    let settle = || tokio::time::sleep(Duration::from_millis(10));
+    let waiting = || sim.sessions()[0].waiting;
+    for behind in [48, 60] {
+        publish(1, large);
+        settle().await;
+        publish(1, large);
+        assert_eq!(waiting(), 1);
+        send(&mut socket, "asked", "call.CHANNEL_CREATE.*").await;
+        settle().await;
+        publish(behind, 1);
+        assert_eq!(waiting(), 1 + behind.min(49));
+        // The second one is being written: there is room for one more.
+        assert_eq!(text(&mut socket).await["action"], "event");
+        settle().await;
+        publish(behind - 48, 1);
+        let before = lost(&sim, Loss::Queue);
+        // It is written, and the request has its turn.
+        assert_eq!(text(&mut socket).await["action"], "event");
+        settle().await;
+        assert_eq!(sim.sessions()[0].bindings.len(), 2, "executed");
+        let vanished = lost(&sim, Loss::Queue) - before;
+        let came: Vec<bool> =
+            socket.settle().await.iter().map(|came| format!("{came:?}").contains("asked")).collect();
+        let replies: Vec<usize> = (0..came.len()).filter(|at| came[*at]).collect();
+        match behind {
+            48 => assert_eq!((vanished, came.len(), replies), (0, 49, vec![48]), "behind all that waited"),
+            _ => assert_eq!((vanished, came.len(), replies), (1, 50, vec![])),
+        }
+    }
+    sim.shutdown().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn nodes_count_for_themselves_and_events_come_to_all() {
     let sim = Simulator::in_memory(Settings { nodes: 2, ..settings() });
