@@ -70,6 +70,9 @@ enum Command {
         #[arg(long, value_name = "FOLDER", default_value_os_t = docs())]
         docs: PathBuf,
     },
+    /// One operation of row 9, so many times: to be run under a profiler
+    #[command(hide = true)]
+    Repeat { operation: micro::Operation, times: u64 },
     /// A source of frames; started by the others
     #[command(hide = true)]
     Source {
@@ -120,6 +123,7 @@ fn main() -> Result<()> {
         Command::Row { rows, options } => options.measure(&rows),
         Command::Smoke(options) => options.smoke(),
         Command::Draw { docs } => page::write(&docs, &results::load(&docs.join("performance.json"))?),
+        Command::Repeat { operation, times } => micro::repeat(operation, times),
         Command::Source { nats } => source::run(nats),
         Command::Peer { peer, upstream, congestion, workers } => {
             peer::run(peer, upstream, congestion.as_deref(), workers)

@@ -1,14 +1,20 @@
 //! What consumers want from an account: counted, with a linger after the last one left.
 
+mod audience;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
+use slab::Slab;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::binding::{Binding, Index};
+
+use self::audience::Audience;
+use super::{log::IncomingEvent, subscription::EventFilter};
 
 /// The bindings that are wanted at one moment: those of the open subscriptions, those that linger, those always on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,16 +23,15 @@ pub struct Interest {
     pub bindings: BTreeSet<Binding>,
 }
 
-/// Names a view within its account.
-pub(super) type ViewId = u64;
+/// Names a view within its account, as long as it is there.
+pub(super) type ViewId = u32;
 
 /// What is wanted, by whom; and which views an event may belong to.
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
-    by_binding: BTreeMap<Binding, u32>,
-    entries: HashMap<u32, Entry>,
-    next: u32,
-    index: Index<u32>,
+    by_binding: BTreeMap<Binding, usize>,
+    entries: Slab<Entry>,
+    index: Index<usize>,
 }
 
 #[derive(Debug)]
@@ -36,7 +41,7 @@ struct Entry {
     subscriptions: usize,
     /// When it is no longer wanted, if nobody comes before.
     expires: Option<Instant>,
-    views: SmallVec<[ViewId; 2]>,
+    audience: Audience,
 }
 
 impl Wanted {
@@ -78,12 +83,17 @@ impl Wanted {
     /// Forgets what has lingered long enough, and gives it.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<Binding> {
         let over = |entry: &&Entry| entry.expires.is_some_and(|at| at <= now);
-        let gone: Vec<Binding> =
-            self.entries.values().filter(over).map(|entry| entry.binding.clone()).collect();
+        let gone: Vec<Binding> = self
+            .entries
+            .iter()
+            .map(|(_, entry)| entry)
+            .filter(over)
+            .map(|entry| entry.binding.clone())
+            .collect();
         for binding in &gone {
             if let Some(id) = self.by_binding.remove(binding) {
                 self.index.remove(binding.pattern(), id);
-                self.entries.remove(&id);
+                self.entries.remove(id);
             }
         }
         gone
@@ -91,31 +101,34 @@ impl Wanted {
 
     /// When the next binding has lingered long enough.
     pub(super) fn next_expiry(&self) -> Option<Instant> {
-        self.entries.values().filter_map(|entry| entry.expires).min()
+        self.entries.iter().filter_map(|(_, entry)| entry.expires).min()
     }
 
     /// A view has come whose bindings are wanted already.
-    pub(super) fn add_view(&mut self, bindings: &[Binding], view: ViewId) {
+    pub(super) fn add_view(&mut self, bindings: &[Binding], filter: &EventFilter, view: ViewId) {
         for binding in bindings {
-            self.entry(binding).views.push(view);
+            self.entry(binding).audience.add(filter, view);
         }
     }
 
     /// A view has gone.
-    pub(super) fn remove_view(&mut self, bindings: &[Binding], view: ViewId) {
+    pub(super) fn remove_view(&mut self, bindings: &[Binding], filter: &EventFilter, view: ViewId) {
         for binding in bindings {
-            self.entry(binding).views.retain(|other| *other != view);
+            self.entry(binding).audience.remove(filter, view);
         }
     }
 
-    /// The views with a binding that lets the key through, each once; `None` where nothing that is wanted does.
-    pub(super) fn matches(&self, key: &str) -> Option<SmallVec<[ViewId; 8]>> {
+    /// The views that the event may belong to, each once: those with a binding that lets it through, less those whose
+    /// filters name other calls, or only other names. `None` where nothing that is wanted lets it through.
+    pub(super) fn candidates(&self, event: &IncomingEvent) -> Option<SmallVec<[ViewId; 8]>> {
         let mut wanted = false;
         let mut views = SmallVec::new();
-        self.index.for_each_match(key, |id| {
+        self.index.for_each_match(&event.key.key, |id| {
             wanted = true;
-            if let Some(entry) = self.entries.get(&id) {
-                views.extend_from_slice(&entry.views);
+            for found in
+                self.entries.get(id).map(|entry| entry.audience.candidates(event)).into_iter().flatten()
+            {
+                views.extend_from_slice(found);
             }
         });
         views.sort_unstable();
@@ -125,17 +138,19 @@ impl Wanted {
 
     fn entry(&mut self, binding: &Binding) -> &mut Entry {
         let id = *self.by_binding.entry(binding.clone()).or_insert_with(|| {
-            let id = self.next;
-            self.next = self.next.wrapping_add(1);
+            let id = self.entries.insert(Entry {
+                binding: binding.clone(),
+                always: false,
+                subscriptions: 0,
+                expires: None,
+                audience: Audience::default(),
+            });
             self.index.insert(binding.pattern(), id);
             id
         });
-        self.entries.entry(id).or_insert_with(|| Entry {
-            binding: binding.clone(),
-            always: false,
-            subscriptions: 0,
-            expires: None,
-            views: SmallVec::new(),
-        })
+        &mut self.entries[id]
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@ use std::{
     time::SystemTime,
 };
 
+use slab::Slab;
 use tokio::time::Instant;
 
 use crate::{binding::Binding, config};
@@ -32,10 +33,10 @@ const BATCHES: usize = 4096;
 pub(super) struct State {
     pub(super) log: Log,
     wanted: Wanted,
-    views: HashMap<ViewId, View>,
+    views: Slab<View>,
     by_key: HashMap<ViewKey, ViewId>,
-    next_view: ViewId,
-    /// The batches that views hold, oldest first, with their sizes: bounded for the account.
+    /// The batches that views hold, oldest first, with their sizes: bounded for the account. A view that is gone may still
+    /// be named here: if another has its place by then, it makes a batch once more at worst.
     batches: VecDeque<(ViewId, Sequence, usize)>,
     batch_bytes: usize,
     batch_bytes_max: usize,
@@ -90,9 +91,8 @@ impl State {
         Self {
             log: Log::new(epoch, settings, Coverage::new(always, now), now),
             wanted: Wanted::new(always),
-            views: HashMap::new(),
+            views: Slab::new(),
             by_key: HashMap::new(),
-            next_view: 0,
             batches: VecDeque::new(),
             batch_bytes: 0,
             batch_bytes_max: settings.log_bytes / 4,
@@ -124,21 +124,21 @@ impl State {
         now: SystemTime,
         wakers: &mut Vec<Waker>,
     ) -> Appended {
-        let Some(mut views) = self.wanted.matches(&event.key.key).filter(|_| !self.gone) else {
+        let Some(mut views) = self.wanted.candidates(&event).filter(|_| !self.gone) else {
             return Appended::Unwanted;
         };
-        let filter = |id: &ViewId| self.views.get(id).map(|view| view.projection().filter());
-        views.retain(|id| filter(id).is_some_and(|filter| filter.passes_envelope(&event)));
-        if views.iter().filter_map(filter).any(|filter| filter.reads_payload()) {
+        let filter = |id: ViewId| self.views.get(id as usize).map(|view| view.projection().filter());
+        views.retain(|id| filter(*id).is_some_and(|filter| filter.passes_envelope(&event)));
+        if views.iter().filter_map(|id| filter(*id)).any(|filter| filter.reads_payload()) {
             if !fields.is_parsed() {
                 return Appended::NeedsFields(Box::new(event));
             }
-            views.retain(|id| filter(id).is_some_and(|filter| filter.passes_payload(fields)));
+            views.retain(|id| filter(*id).is_some_and(|filter| filter.passes_payload(fields)));
         }
         let sequence = self.log.append(event, now);
         let evicted = self.log.evicted();
         for id in views {
-            if let Some(view) = self.views.get_mut(&id) {
+            if let Some(view) = self.views.get_mut(id as usize) {
                 view.push(sequence, evicted);
                 view.take_wakers(wakers);
             }
@@ -153,7 +153,7 @@ impl State {
     }
 
     pub(super) fn take_all_wakers(&mut self, wakers: &mut Vec<Waker>) {
-        for view in self.views.values_mut() {
+        for (_, view) in &mut self.views {
             view.take_wakers(wakers);
         }
     }
@@ -175,30 +175,30 @@ impl State {
         let id = match self.by_key.get(key) {
             Some(id) => *id,
             None => {
-                let id = self.next_view;
-                self.next_view += 1;
-                self.wanted.add_view(&key.bindings, id);
+                let projection = Arc::new(Projection::new(key.clone()));
+                let id = self.views.insert(View::new(projection, self.log.newest()));
+                // There are no more views than subscriptions, and these are bounded.
+                let id = ViewId::try_from(id).unwrap_or(ViewId::MAX);
+                self.wanted.add_view(&key.bindings, &key.filter, id);
                 self.by_key.insert(key.clone(), id);
                 id
             }
         };
-        let newest = self.log.newest();
-        let view =
-            self.views.entry(id).or_insert_with(|| View::new(Arc::new(Projection::new(key.clone())), newest));
+        let view = &mut self.views[id as usize];
         self.subscriptions += 1;
         (ReaderId { view: id, place: view.join() }, Arc::clone(view.projection()), changed)
     }
 
     /// A reader goes, and its view with the last one.
     pub(super) fn leave(&mut self, reader: ReaderId, now: Instant, linger: std::time::Duration) {
-        let Some(view) = self.views.get_mut(&reader.view) else { return };
+        let Some(view) = self.views.get_mut(reader.view as usize) else { return };
         let last = view.leave(reader.place);
         let projection = Arc::clone(view.projection());
         let key = projection.key();
         if last {
-            self.views.remove(&reader.view);
+            self.views.remove(reader.view as usize);
             self.by_key.remove(key);
-            self.wanted.remove_view(&key.bindings, reader.view);
+            self.wanted.remove_view(&key.bindings, &key.filter, reader.view);
         }
         self.wanted.release(&key.bindings, now, linger);
         self.subscriptions -= 1;
@@ -227,7 +227,7 @@ impl State {
             return Step::Gone;
         }
         // A reader's view lives as long as the reader.
-        let Some(view) = self.views.get_mut(&reader.view) else { return Step::Gone };
+        let Some(view) = self.views.get_mut(reader.view as usize) else { return Step::Gone };
         let control = self.log.next_control(passed);
         match (view.next(&self.log, passed, ordinal, control.map(|control| control.sequence)), control) {
             (Next::Batch { batch, ordinal, made }, _) => {
@@ -271,12 +271,12 @@ impl State {
 
     /// Whether the log let go of what a reader that has passed a position had not read.
     pub(super) fn is_overtaken(&mut self, reader: ReaderId, passed: Sequence) -> bool {
-        self.views.get_mut(&reader.view).is_some_and(|view| view.is_overtaken(&self.log, passed))
+        self.views.get_mut(reader.view as usize).is_some_and(|view| view.is_overtaken(&self.log, passed))
     }
 
     /// See [`View::lag`]. Nothing, for a reader that has gone.
     pub(super) fn lag(&self, reader: ReaderId, passed: Sequence, ordinal: Option<u64>) -> u64 {
-        self.views.get(&reader.view).map_or(0, |view| view.lag(passed, ordinal))
+        self.views.get(reader.view as usize).map_or(0, |view| view.lag(passed, ordinal))
     }
 
     fn keep_batch(&mut self, view: ViewId, batch: &Batch) {
@@ -285,7 +285,7 @@ impl State {
         while self.batch_bytes > self.batch_bytes_max || self.batches.len() > BATCHES {
             let Some((view, first, size)) = self.batches.pop_front() else { return };
             self.batch_bytes -= size;
-            if let Some(view) = self.views.get_mut(&view) {
+            if let Some(view) = self.views.get_mut(view as usize) {
                 view.forget_batch(first);
             }
         }

@@ -130,7 +130,7 @@ fn event(routing_key: &str, data: &str) -> IncomingEvent {
     }
 }
 
-fn call(name: &str, call_id: &str) -> IncomingEvent {
+pub(super) fn call(name: &str, call_id: &str) -> IncomingEvent {
     event(&format!("call.{}.{name}.{call_id}", account_id()), &format!(r#"{{"call_id":"{call_id}","n":7}}"#))
 }
 

@@ -39,13 +39,18 @@ const WITHIN: Duration = Duration::from_secs(60);
 
 /// Thread CPU time for each of `events`, in nanoseconds. What it costs to make the frames is taken off.
 pub fn measure(events: u64) -> Result<f64> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let made = cost_of_making(events);
-    let taken = runtime.block_on(take_in(events))?;
+    let made = make_frames(events, thread_cpu_ns);
+    let taken = take_in(events, thread_cpu_ns)?;
     Ok(taken.saturating_sub(made) as f64 / events as f64)
 }
 
-async fn take_in(events: u64) -> Result<u64> {
+/// How long that takes, by a clock, with the making of the frames.
+pub fn take_in(events: u64, clock: impl Fn() -> u64) -> Result<u64> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(take_in_here(events, clock))
+}
+
+async fn take_in_here(events: u64, clock: impl Fn() -> u64) -> Result<u64> {
     let id: AccountId = ACCOUNT.parse()?;
     let always = Binding::parse(BINDING, &OptIn::default())?;
     let account = config::Account {
@@ -81,7 +86,7 @@ async fn take_in(events: u64) -> Result<u64> {
     };
 
     let newest = log.status().window.newest.0;
-    let began = thread_cpu_ns();
+    let began = clock();
     tap.open(events);
     while log.status().window.newest.0 < newest + events {
         if Instant::now() > end {
@@ -90,25 +95,25 @@ async fn take_in(events: u64) -> Result<u64> {
         // A status looks at little, and seldom.
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let taken = thread_cpu_ns() - began;
+    let taken = clock() - began;
     stop.cancel();
     upstream.await.context("the account loop")?;
     Ok(taken)
 }
 
 /// What the frames cost that [`MemoryIo`] makes.
-fn cost_of_making(events: u64) -> u64 {
+pub fn make_frames(events: u64, clock: impl Fn() -> u64) -> u64 {
     let frames = Frames::new();
     let mut pending = Vec::new();
     let mut out = vec![0; 1 << 20];
-    let began = thread_cpu_ns();
+    let began = clock();
     for sequence in 1..=events {
         make(&frames, sequence, &mut pending);
         out[..pending.len()].copy_from_slice(&pending);
         std::hint::black_box(&out);
         pending.clear();
     }
-    thread_cpu_ns() - began
+    clock() - began
 }
 
 fn make(frames: &Frames, sequence: u64, out: &mut Vec<u8>) {
