@@ -5,9 +5,9 @@
 //!
 //! - [`Subscriber`] is the subscription that outlives its streams.
 //! - [`Advice`] is what the contract says of each status.
-//! - [`CursorFile`] keeps the cursor over restarts.
+//! - [`CursorFile`] keeps the [`Position`] over restarts.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use rand::RngExt;
@@ -40,6 +40,30 @@ const GOOD_LIFE: Duration = Duration::from_secs(5);
 /// Upstream events of 1 MB were seen (F40); the default limit of 4 MB would do for one, not for its typed form.
 const MAX_MESSAGE: usize = 64 << 20;
 
+/// What is allowed for between the clocks of two gateways where a stream goes on by time.
+const CLOCK_MARGIN: Duration = Duration::from_secs(2);
+
+/// A place in an account's stream: everything up to it was delivered.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Position {
+    /// Where to resume.
+    pub cursor: Cursor,
+    /// The server's time there, where it is known. It serves where the cursor does not: in the log of another gateway.
+    pub time: Option<SystemTime>,
+}
+
+/// What to do when the server cannot resume from the last cursor: its log is another one, as after a restart, or no longer
+/// goes back so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnMiss {
+    /// End with [`Refused::Missed`].
+    Fail,
+    /// Go on live.
+    Live,
+    /// Go on by the time of the last cursor, for what the server has; a gap tells of the rest. Some events may come twice.
+    ByTime,
+}
+
 /// What happens on a subscription that outlives its streams.
 #[derive(Debug)]
 pub enum Happening {
@@ -52,8 +76,9 @@ pub enum Happening {
         /// When it is tried again.
         retry_in: Duration,
     },
-    /// The server cannot resume from the last cursor: what came after it is lost, up to the `Subscribed` that comes next,
-    /// for the next stream starts live. Load the state anew *then*, so that nothing falls between the two.
+    /// The server cannot resume from the last cursor. The next stream starts live, and what came before it is lost, or by
+    /// time, and says in a gap what is. Whoever keeps a state loads it anew once that stream has begun, not before, so that
+    /// nothing falls between the two.
     StartedOver {
         /// Why, for people.
         reason: String,
@@ -69,7 +94,7 @@ pub enum Refused {
     /// The server does not do it.
     #[error("{0}")]
     Server(String),
-    /// The server cannot resume from the last cursor, and the caller chose [to be told](Subscriber::fail_on_miss).
+    /// The server cannot resume from the last cursor, and the caller chose [to be told](OnMiss::Fail).
     #[error("{0}")]
     Missed(String),
 }
@@ -78,8 +103,10 @@ pub enum Refused {
 pub struct Subscriber {
     endpoint: Endpoint,
     request: SubscribeRequest,
-    last_cursor: Option<Cursor>,
-    fail_on_miss: bool,
+    position: Option<Position>,
+    on_miss: OnMiss,
+    /// When the stream that is open, or the last one, was asked for.
+    asked: SystemTime,
     dead_after: Duration,
     state: State,
     backoff: Backoff,
@@ -109,32 +136,39 @@ impl Subscriber {
             .http2_keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(10))
             .keep_alive_while_idle(true);
-        let last_cursor = match &request.start {
-            Some(Start::ResumeAfter(cursor)) => Some(cursor.clone()),
+        let position = match &request.start {
+            Some(Start::ResumeAfter(cursor)) => Some(Position { cursor: cursor.clone(), time: None }),
             _ => None,
         };
         Self {
             endpoint,
             request,
-            last_cursor,
-            fail_on_miss: false,
+            position,
+            on_miss: OnMiss::Live,
+            asked: SystemTime::now(),
             dead_after: heartbeat * DEAD_AFTER_HEARTBEATS,
             state: State::Waiting(Instant::now()),
             backoff: Backoff::new(),
         }
     }
 
-    /// Ends with [`Refused::Missed`] where the server cannot resume from a cursor, instead of starting over by itself;
-    /// whatever the request says for a start by time.
-    pub fn fail_on_miss(mut self) -> Self {
-        self.fail_on_miss = true;
+    /// Starts after this position, whatever the request says.
+    pub fn resume_after(mut self, position: Position) -> Self {
+        self.request.start = Some(Start::ResumeAfter(position.cursor.clone()));
+        self.position = Some(position);
         self
     }
 
-    /// The cursor to resume from: everything up to it has been returned by [`Subscriber::next`]. To be stored once all of
-    /// that is handled.
-    pub fn last_cursor(&self) -> Option<&Cursor> {
-        self.last_cursor.as_ref()
+    /// What to do when the server cannot resume; without it, [`OnMiss::Live`].
+    pub fn on_miss(mut self, on_miss: OnMiss) -> Self {
+        self.on_miss = on_miss;
+        self
+    }
+
+    /// Where to resume: everything up to there has been returned by [`Subscriber::next`]. To be stored once all of that is
+    /// handled.
+    pub fn position(&self) -> Option<&Position> {
+        self.position.as_ref()
     }
 
     /// The next happening; it never ends by itself. Dropping the future loses nothing.
@@ -143,6 +177,7 @@ impl Subscriber {
             match &mut self.state {
                 State::Waiting(until) => {
                     sleep_until(*until).await;
+                    self.asked = SystemTime::now();
                     self.state = State::Opening(open(self.endpoint.clone(), self.request.clone()).boxed());
                 }
                 State::Opening(opening) => match opening.await {
@@ -173,37 +208,52 @@ impl Subscriber {
         }
     }
 
-    /// Advances the cursor. Only by messages that say "all up to here was delivered": a gap says that it was not, and an
+    /// Advances the position. Only by messages that say "all up to here was delivered": a gap says that it was not, and an
     /// event, a heartbeat or a status behind it soon follows.
     fn remember(&mut self, message: &SubscribeResponse) {
-        let position = match &message.kind {
+        let at = |time: Option<prost_types::Timestamp>| time.and_then(|time| SystemTime::try_from(time).ok());
+        let (cursor, time) = match &message.kind {
             // Who starts live has nothing else to come back to. Elsewhere a gap may follow that a later start from this
             // position would not be told of.
-            Some(Kind::Subscribed(subscribed)) if self.request.start.is_none() => &subscribed.position,
-            Some(Kind::Event(event)) => &event.cursor,
-            Some(Kind::Heartbeat(heartbeat)) => &heartbeat.position,
-            Some(Kind::Draining(draining)) => &draining.position,
-            Some(Kind::Subscribed(_) | Kind::Gap(_) | Kind::UpstreamStatus(_)) | None => &None,
+            Some(Kind::Subscribed(subscribed)) if self.request.start.is_none() => {
+                (&subscribed.position, Some(self.asked))
+            }
+            Some(Kind::Event(event)) => (&event.cursor, at(event.receive_time)),
+            Some(Kind::Heartbeat(heartbeat)) => (&heartbeat.position, at(heartbeat.time)),
+            Some(Kind::Draining(draining)) => {
+                (&draining.position, self.position.as_ref().and_then(|position| position.time))
+            }
+            Some(Kind::Subscribed(_) | Kind::Gap(_) | Kind::UpstreamStatus(_)) | None => return,
         };
-        if let Some(cursor) = position {
-            self.last_cursor = Some(cursor.clone());
+        if let Some(cursor) = cursor {
+            self.position = Some(Position { cursor: cursor.clone(), time });
         }
     }
 
     fn ended(&mut self, status: &Status, lived: bool) -> Result<Happening, Refused> {
         let reason = describe(status);
+        let error_reason = advice::reason(status);
         let mut advice = Advice::of(status);
         if advice == Advice::StartOver && self.request.start.is_none() {
             // It was not asked for: the server is confused.
             advice = Advice::Mend;
         }
+        if self.on_miss == OnMiss::ByTime && error_reason == "INVALID_TIME" {
+            // Our time, of another gateway's clock, lies in the future of this one's: that passes.
+            advice = Advice::Backoff;
+        }
         let retry_in = self.backoff.delay(advice, lived, rand::rng().random_range(0.0..1.0));
         self.state = State::Waiting(Instant::now() + retry_in);
         match advice {
-            Advice::StartOver if self.fail_on_miss => Err(Refused::Missed(reason)),
+            Advice::StartOver if self.on_miss == OnMiss::Fail => Err(Refused::Missed(reason)),
             Advice::StartOver => {
-                self.request.start = None;
-                self.last_cursor = None;
+                let position = self.position.take();
+                let time =
+                    position.and_then(|position| position.time).filter(|_| self.on_miss == OnMiss::ByTime);
+                if time.is_some() {
+                    self.request.replay_miss_policy = ReplayMissPolicy::Gap.into();
+                }
+                self.request.start = time.map(|time| Start::StartTime((time - CLOCK_MARGIN).into()));
                 self.state = State::Waiting(Instant::now());
                 Ok(Happening::StartedOver { reason })
             }
@@ -211,9 +261,9 @@ impl Subscriber {
             Advice::Refused => Err(Refused::Server(reason)),
             Advice::AtOnce | Advice::Backoff | Advice::WaitLong => {
                 // From here on it is the last cursor that counts, whatever was asked for at first.
-                if let Some(cursor) = &self.last_cursor {
-                    self.request.start = Some(Start::ResumeAfter(cursor.clone()));
-                    if self.fail_on_miss {
+                if let Some(position) = &self.position {
+                    self.request.start = Some(Start::ResumeAfter(position.cursor.clone()));
+                    if self.on_miss != OnMiss::Live {
                         self.request.replay_miss_policy = ReplayMissPolicy::Fail.into();
                     }
                 }

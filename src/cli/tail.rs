@@ -165,13 +165,15 @@ pub(super) async fn command(arguments: Arguments) -> Result<(), Failure> {
         }
         None => (None, None),
     };
-    if let Some(cursor) = &stored {
-        terminal::note(format_args!("going on after {}", client::text_of(cursor)));
-    }
-    let request = request(&arguments, stored);
-    let mut subscriber = Subscriber::new(endpoint, request);
-    if on_miss(&arguments) == OnMiss::Fail {
-        subscriber = subscriber.fail_on_miss();
+    let request = request(&arguments, stored.is_some());
+    let mut subscriber = Subscriber::new(endpoint, request).on_miss(match on_miss(&arguments) {
+        OnMiss::Fail => client::OnMiss::Fail,
+        // Where the oldest is asked for, the server never misses.
+        OnMiss::Live | OnMiss::Oldest => client::OnMiss::Live,
+    });
+    if let Some(position) = stored {
+        terminal::note(format_args!("going on after {}", client::text_of(&position.cursor)));
+        subscriber = subscriber.resume_after(position);
     }
 
     let mut keeper = CursorKeeper::new(file);
@@ -180,9 +182,10 @@ pub(super) async fn command(arguments: Arguments) -> Result<(), Failure> {
     let stored = keeper.store().map_err(Failure::runtime);
     if arguments.format == Format::Human
         && arguments.cursor_file.is_none()
-        && let (Ok(Ended::Here), Some(cursor)) = (&outcome, subscriber.last_cursor())
+        && let (Ok(Ended::Here), Some(position)) = (&outcome, subscriber.position())
     {
-        terminal::note(format_args!("to go on from here: --resume-after {}", client::text_of(cursor)));
+        let cursor = client::text_of(&position.cursor);
+        terminal::note(format_args!("to go on from here: --resume-after {cursor}"));
     }
     outcome.and(stored)
 }
@@ -228,7 +231,7 @@ async fn follow(
             Ok(Happening::Message(message)) => {
                 let is_event = matches!(message.kind, Some(Kind::Event(_)));
                 match printer.print(&message) {
-                    Ok(()) => keeper.printed(subscriber.last_cursor()),
+                    Ok(()) => keeper.printed(subscriber.position()),
                     Err(error) if terminal::is_closed_pipe(&error) => return Ok(Ended::PipeClosed),
                     Err(error) => return Err(Failure::runtime(format_args!("cannot write: {error}"))),
                 }
@@ -247,19 +250,26 @@ async fn follow(
             }
             Err(Refused::Request(reason)) => return Err(Failure::Usage(reason)),
             Err(Refused::Server(reason)) => return Err(Failure::Runtime(reason)),
-            Err(Refused::Missed(reason)) => return Err(Failure::Missed(missed(arguments, &reason))),
+            Err(Refused::Missed(reason)) => {
+                let since = subscriber.position().and_then(|position| position.time);
+                return Err(Failure::Missed(missed(arguments, &reason, since)));
+            }
         }
     }
 }
 
-/// What to do next, for people.
-fn missed(arguments: &Arguments, reason: &str) -> String {
+/// What is lost and what to do next, for people.
+fn missed(arguments: &Arguments, reason: &str, since: Option<SystemTime>) -> String {
+    let since = match since {
+        Some(since) => format!(", which was at {}", humantime::format_rfc3339_millis(since)),
+        None => String::new(),
+    };
     let file = match &arguments.cursor_file {
         Some(path) => format!(" The cursor file {} is as it was.", path.display()),
         None => String::new(),
     };
     format!(
-        "{reason}\nWhat came after the cursor is lost to this reader.{file} Load anew what you keep, then go on with \
+        "{reason}\nWhat came after the cursor{since}, is lost to this reader.{file} Load anew what you keep, then go on with \
          --on-miss live, or with --on-miss oldest to see what the server still has."
     )
 }
@@ -272,10 +282,11 @@ fn on_miss(arguments: &Arguments) -> OnMiss {
     })
 }
 
-/// The request; `stored` is the cursor in the cursor file.
-fn request(arguments: &Arguments, stored: Option<Cursor>) -> SubscribeRequest {
-    let start = match (stored.or_else(|| arguments.resume_after.clone()), arguments.since) {
-        (Some(cursor), _) => Some(Start::ResumeAfter(cursor)),
+/// The request. With a stored cursor it is that which says where to start.
+fn request(arguments: &Arguments, stored: bool) -> SubscribeRequest {
+    let start = match (&arguments.resume_after, arguments.since) {
+        _ if stored => None,
+        (Some(cursor), _) => Some(Start::ResumeAfter(cursor.clone())),
         (None, Some(since)) => Some(Start::StartTime((SystemTime::now() - since).into())),
         (None, None) => None,
     };
@@ -389,7 +400,7 @@ mod tests {
 
     fn parse(arguments: &[&str]) -> Result<SubscribeRequest, clap::Error> {
         let line = ["tail", "--account", "account0000000000000000000000002"].iter().chain(arguments);
-        Line::try_parse_from(line).map(|line| request(&line.arguments, None))
+        Line::try_parse_from(line).map(|line| request(&line.arguments, false))
     }
 
     #[test]
@@ -415,12 +426,11 @@ mod tests {
 
     #[test]
     fn a_stored_cursor_goes_before_a_time_and_decides_what_a_miss_means() {
-        let cursor = Cursor { epoch: "00000000000000ff".into(), sequence: 12 };
         for (on_miss, stored, policy) in [
-            (None, Some(&cursor), ReplayMissPolicy::Fail),
-            (None, None, ReplayMissPolicy::Gap),
-            (Some("oldest"), Some(&cursor), ReplayMissPolicy::Gap),
-            (Some("live"), Some(&cursor), ReplayMissPolicy::Fail),
+            (None, true, ReplayMissPolicy::Fail),
+            (None, false, ReplayMissPolicy::Gap),
+            (Some("oldest"), true, ReplayMissPolicy::Gap),
+            (Some("live"), true, ReplayMissPolicy::Fail),
         ] {
             let mut line = vec!["tail", "--account", "account0000000000000000000000002", "call.*.*"];
             line.extend(["--since", "5m", "--cursor-file", "x"]);
@@ -428,9 +438,9 @@ mod tests {
                 line.extend(["--on-miss", on_miss]);
             }
             let line = Line::try_parse_from(line).unwrap();
-            let request = request(&line.arguments, stored.cloned());
+            let request = request(&line.arguments, stored);
             assert_eq!(request.replay_miss_policy, i32::from(policy), "{on_miss:?} {stored:?}");
-            assert_eq!(matches!(request.start, Some(Start::StartTime(_))), stored.is_none());
+            assert_eq!(request.start.is_none(), stored);
         }
     }
 

@@ -9,9 +9,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::Position;
 use crate::proto::Cursor;
 
-/// A file that holds the cursor of one account's stream: one line of JSON, `{"account":"…","cursor":"EPOCH:SEQUENCE"}`.
+/// A file that holds the position in one account's stream: one line of JSON,
+/// `{"account":"…","cursor":"EPOCH:SEQUENCE","time":"2026-11-24T08:00:12.345Z"}`.
 ///
 /// It is replaced as a whole and put to disk each time, so that at every moment, and after a loss of power, one of the last
 /// two cursors stands in it. Two consumers must not share one.
@@ -64,10 +66,13 @@ pub enum CursorFileError {
 struct Content {
     account: String,
     cursor: String,
+    /// The time of the cursor, for people and for a start by time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    time: Option<String>,
 }
 
 impl CursorFile {
-    /// The file at `path` and the cursor in it; `None` where there is no file yet.
+    /// The file at `path` and the position in it; `None` where there is no file yet.
     ///
     /// # Errors
     ///
@@ -76,9 +81,9 @@ impl CursorFile {
     pub fn open(
         path: impl Into<PathBuf>,
         account: impl Into<String>,
-    ) -> Result<(Self, Option<Cursor>), CursorFileError> {
+    ) -> Result<(Self, Option<Position>), CursorFileError> {
         let (path, account) = (path.into(), account.into());
-        let cursor = match fs::read(&path) {
+        let position = match fs::read(&path) {
             Ok(bytes) => Some(read(&path, &bytes, &account)?),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(source) => return Err(CursorFileError::Io { what: "read", path, source }),
@@ -87,16 +92,20 @@ impl CursorFile {
         let temporary = file.temporary();
         let tried = File::create(&temporary).and_then(|_| fs::remove_file(&temporary));
         tried.map_err(|source| file.cannot_write(source))?;
-        Ok((file, cursor))
+        Ok((file, position))
     }
 
-    /// Stores a cursor: everything up to it was handled. It is on the disk when this returns.
+    /// Stores a position: everything up to it was handled. It is on the disk when this returns.
     ///
     /// # Errors
     ///
-    /// When it cannot be written; the file still has the cursor before.
-    pub fn store(&self, cursor: &Cursor) -> Result<(), CursorFileError> {
-        let content = Content { account: self.account.clone(), cursor: text_of(cursor) };
+    /// When it cannot be written; the file still has the one before.
+    pub fn store(&self, position: &Position) -> Result<(), CursorFileError> {
+        let content = Content {
+            account: self.account.clone(),
+            cursor: text_of(&position.cursor),
+            time: position.time.map(|time| humantime::format_rfc3339_millis(time).to_string()),
+        };
         let mut line = serde_json::to_vec(&content).map_err(|error| self.cannot_write(error.into()))?;
         line.push(b'\n');
         self.replace(&line).map_err(|source| self.cannot_write(source))
@@ -132,15 +141,17 @@ impl CursorFile {
     }
 }
 
-fn read(path: &Path, bytes: &[u8], account: &str) -> Result<Cursor, CursorFileError> {
+fn read(path: &Path, bytes: &[u8], account: &str) -> Result<Position, CursorFileError> {
     let no_cursor_file = || CursorFileError::NotACursorFile { path: path.to_owned() };
     let content: Content = serde_json::from_slice(bytes).map_err(|_| no_cursor_file())?;
     let cursor = parse_cursor(&content.cursor).ok_or_else(no_cursor_file)?;
+    let time = content.time.map(|time| humantime::parse_rfc3339(&time)).transpose();
+    let time = time.map_err(|_| no_cursor_file())?;
     if content.account != account {
         let (found, wanted) = (content.account, account.to_owned());
         return Err(CursorFileError::OtherAccount { path: path.to_owned(), found, wanted });
     }
-    Ok(cursor)
+    Ok(Position { cursor, time })
 }
 
 /// A cursor's text form, `EPOCH:SEQUENCE`.
@@ -159,6 +170,8 @@ pub fn parse_cursor(text: &str) -> Option<Cursor> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
     use tempfile::TempDir;
 
     use super::*;
@@ -169,6 +182,11 @@ mod tests {
         Cursor { epoch: "00000000000000ff".into(), sequence }
     }
 
+    fn at(sequence: u64) -> Position {
+        let time = UNIX_EPOCH + Duration::from_millis(1_764_000_000_345);
+        Position { cursor: cursor(sequence), time: Some(time) }
+    }
+
     #[test]
     fn what_was_stored_is_there_again_and_nothing_else_is_left() {
         let folder = TempDir::new().unwrap();
@@ -177,12 +195,15 @@ mod tests {
         assert_eq!(none, None);
         assert!(!path.exists(), "nothing was handled yet");
         for sequence in [7, u64::MAX] {
-            file.store(&cursor(sequence)).unwrap();
-            assert_eq!(CursorFile::open(&path, ACCOUNT).unwrap().1, Some(cursor(sequence)));
+            file.store(&at(sequence)).unwrap();
+            assert_eq!(CursorFile::open(&path, ACCOUNT).unwrap().1, Some(at(sequence)));
         }
         assert_eq!(
             fs::read_to_string(&path).unwrap(),
-            format!("{{\"account\":\"{ACCOUNT}\",\"cursor\":\"00000000000000ff:18446744073709551615\"}}\n")
+            format!(
+                "{{\"account\":\"{ACCOUNT}\",\"cursor\":\"00000000000000ff:18446744073709551615\",\
+                 \"time\":\"2025-11-24T16:00:00.345Z\"}}\n"
+            )
         );
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
@@ -203,7 +224,7 @@ mod tests {
     fn another_accounts_file_is_refused_with_both_names() {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("cursor");
-        CursorFile::open(&path, "other").unwrap().0.store(&cursor(1)).unwrap();
+        CursorFile::open(&path, "other").unwrap().0.store(&at(1)).unwrap();
         let error = CursorFile::open(&path, ACCOUNT).unwrap_err().to_string();
         assert!(error.contains("belongs to account other") && error.contains(ACCOUNT), "{error}");
     }

@@ -136,11 +136,8 @@ impl Meaning {
         let upstream: Vec<Cover> = flavours.iter().map(|&flavour| Cover::of(&[binding], flavour)).collect();
         let mut caveats = Vec::new();
         if requested != binding.as_str() {
-            caveats.push(format!(
-                "Another name for `{}`, which is what events and gaps call it. Upstream counts names apart, and the end of \
-                 the one silences the other; hawking uses one alone.",
-                binding.as_str()
-            ));
+            let name = binding.as_str();
+            caveats.push(format!("Another name for `{name}`, which is what events and gaps call it."));
         }
         let sent = || upstream.iter().flat_map(|cover| &cover.sent);
         if sent().any(|sent| sent.wider) {

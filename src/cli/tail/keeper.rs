@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use crate::{
-    client::{CursorFile, CursorFileError},
-    proto::Cursor,
-};
+use crate::client::{CursorFile, CursorFileError, Position};
 
 /// Between two writes. Each goes to the disk, so one for each event would slow down a busy stream.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -16,7 +13,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct CursorKeeper {
     file: Option<CursorFile>,
     /// Printed up to here, and not stored yet.
-    pending: Option<Cursor>,
+    pending: Option<Position>,
     next_write: Instant,
 }
 
@@ -26,9 +23,9 @@ impl CursorKeeper {
     }
 
     /// Everything up to here was printed.
-    pub(super) fn printed(&mut self, cursor: Option<&Cursor>) {
+    pub(super) fn printed(&mut self, position: Option<&Position>) {
         if self.file.is_some() {
-            self.pending = cursor.cloned();
+            self.pending = position.cloned();
         }
     }
 
@@ -42,8 +39,8 @@ impl CursorKeeper {
 
     /// Stores what is to be stored.
     pub(super) fn store(&mut self) -> Result<(), CursorFileError> {
-        if let (Some(file), Some(cursor)) = (&self.file, self.pending.take()) {
-            file.store(&cursor)?;
+        if let (Some(file), Some(position)) = (&self.file, self.pending.take()) {
+            file.store(&position)?;
             self.next_write = Instant::now() + INTERVAL;
         }
         Ok(())
@@ -55,32 +52,33 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::proto::Cursor;
 
-    fn cursor(sequence: u64) -> Cursor {
-        Cursor { epoch: "00000000000000ff".into(), sequence }
+    fn at(sequence: u64) -> Position {
+        Position { cursor: Cursor { epoch: "00000000000000ff".into(), sequence }, time: None }
     }
 
     #[tokio::test(start_paused = true)]
     async fn writes_the_first_at_once_and_the_others_a_second_apart() {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("cursor");
-        let stored = || CursorFile::open(&path, "a").unwrap().1.map(|cursor| cursor.sequence);
+        let stored = || CursorFile::open(&path, "a").unwrap().1.map(|position| position.cursor.sequence);
         let mut keeper = CursorKeeper::new(Some(CursorFile::open(&path, "a").unwrap().0));
 
         let begun = Instant::now();
-        keeper.printed(Some(&cursor(1)));
+        keeper.printed(Some(&at(1)));
         keeper.due().await;
         keeper.store().unwrap();
         assert_eq!((stored(), begun.elapsed()), (Some(1), Duration::ZERO));
         for sequence in 2..100 {
-            keeper.printed(Some(&cursor(sequence)));
+            keeper.printed(Some(&at(sequence)));
         }
         assert_eq!(stored(), Some(1));
         keeper.due().await;
         keeper.store().unwrap();
         assert_eq!((stored(), begun.elapsed()), (Some(99), INTERVAL));
         // At the end nothing is waited for, and nothing is written twice.
-        keeper.printed(Some(&cursor(100)));
+        keeper.printed(Some(&at(100)));
         keeper.store().unwrap();
         keeper.store().unwrap();
         assert_eq!(stored(), Some(100));
@@ -89,7 +87,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn keeps_nothing_without_a_file() {
         let mut keeper = CursorKeeper::new(None);
-        keeper.printed(Some(&cursor(1)));
+        keeper.printed(Some(&at(1)));
         let due = tokio::time::timeout(Duration::from_secs(60), keeper.due()).await;
         assert!(due.is_err());
         keeper.store().unwrap();
