@@ -37,7 +37,7 @@ async function missed({ start_time, end_time, reason, bindings }) {
 
 // --- The contract ----------------------------------------------------------------------------------------------------
 
-let ended = false; // by a signal
+const end = new AbortController(); // by a signal
 let call; // the stream that is open
 
 // Subscribes, and comes back whenever the stream ends. Throws only where it would be in vain.
@@ -45,7 +45,7 @@ async function consume(options, store) {
   let position = store.load(); // { cursor, time } up to which everything was handled
   let since; // where to start by time, because the cursor is of no use
   let delayBound = BACKOFF_FIRST;
-  while (!ended) {
+  while (!end.signal.aborted) {
     const began = Date.now();
     let start = {}; // live
     if (position) start = { resume_after: position.cursor };
@@ -77,12 +77,12 @@ async function consume(options, store) {
         store.save(position);
       }
     } catch (thrown) {
-      if (thrown.code === undefined) throw thrown; // a defect, and none of gRPC's errors
+      if (!(thrown.metadata instanceof grpc.Metadata)) throw thrown; // yours, and none of gRPC's
       error = thrown;
     } finally {
       store.save(position, true);
     }
-    if (ended) return;
+    if (end.signal.aborted) return;
 
     const reason = errorReason(error);
     const words = reason ? `${error.details} [${reason}]` : error.details;
@@ -117,7 +117,7 @@ async function consume(options, store) {
     }
     if (error.code === grpc.status.RESOURCE_EXHAUSTED) delay += 30_000; // there is no room: wait long
     note(`${words}; again in ${Math.round(delay)} ms`);
-    await sleep(delay);
+    await sleep(delay, undefined, { signal: end.signal }).catch(() => {});
   }
 }
 
@@ -258,9 +258,8 @@ if (!cursorFile) {
 }
 for (const signal of ['SIGINT', 'SIGTERM']) {
   process.once(signal, () => {
-    ended = true;
-    if (call) call.cancel();
-    else process.exit();
+    end.abort();
+    call?.cancel();
   });
 }
 const options = { server, account, bindings: bindings.length ? bindings : ['call.*.*'] };
