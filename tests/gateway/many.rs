@@ -19,6 +19,7 @@ use hawking::{
     config::{self, Config, Credentials},
     hub::UpstreamState,
     proto,
+    random::SeededRandom,
     sim::{AccountSpec, CrossbarFault, Event, Happening, Settings, Simulator},
     upstream::{BoxedIo, Dial, Gate, Seams, Transport, TransportError},
 };
@@ -133,6 +134,11 @@ impl Dial for Hanging {
     }
 }
 
+/// The same chances in every run; `HAWKING_SEED` for others.
+fn seed() -> u64 {
+    std::env::var("HAWKING_SEED").map_or(17, |seed| seed.parse().expect("a number"))
+}
+
 /// As configured by default, in simulated time: the simulator in memory, a clock that jumps. (The gateway listens, but
 /// nobody comes: no socket is used.)
 #[tokio::test(start_paused = true)]
@@ -140,8 +146,12 @@ async fn bad_accounts_harm_none_and_crossbar_is_not_overrun() {
     let clock = Arc::new(TokioClock::starting_at(
         std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000),
     ));
-    let sim =
-        Simulator::in_memory(Settings { accounts: specs(), clock: clock.clone(), ..Settings::default() });
+    let sim = Simulator::in_memory(Settings {
+        accounts: specs(),
+        clock: clock.clone(),
+        random: Arc::new(SeededRandom::new(seed())),
+        ..Settings::default()
+    });
     // So slow that requests would pile up.
     sim.crossbar_fault(Some(CrossbarFault { delay: Duration::from_millis(100), ..CrossbarFault::default() }));
     let hanging = |scheme: &str| Url::parse(&format!("{scheme}://hangs.sim/")).unwrap();
