@@ -97,6 +97,7 @@ impl Config {
         });
         let mut checks = Checks(&mut session);
         config.upstream.check(&mut checks);
+        config.hub.check(&mut checks);
         config.grpc.check(&mut checks);
         config.shutdown.check(&mut checks);
 

@@ -19,16 +19,19 @@
 //! - `view`: the positions of a view's events, and batches of frames, reserved under the lock, encoded outside by the first
 //!   reader that comes, and shared by all that stand at the same place. `filter` and `frame` are what it selects and
 //!   writes; `payload` is encoded once for each event and format.
+//! - `memory` counts what all of that takes, and `bounds` keeps it within bounds.
 //! - `start` finds where a subscription begins, `reader` takes it from there and yields what [`subscription`] declares;
 //!   `progress` shows to others how far it is. `reading` is what metrics say of all this.
 
 mod account;
+mod bounds;
 pub mod coverage;
 mod filter;
 mod frame;
 pub mod gap;
 pub mod interest;
 pub mod log;
+mod memory;
 mod payload;
 mod progress;
 mod reader;
@@ -52,6 +55,7 @@ pub use interest::Interest;
 pub use log::{
     Control, Cursor, Epoch, IncomingEvent, LostBindings, Sequence, UpstreamChange, UpstreamState, Window,
 };
+pub use memory::{Evictions, MemoryUse};
 pub use progress::Progress;
 pub use roster::{BranchInterest, BranchOrders, Facts, Listed, Listing, LookupError};
 pub use subscription::{

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use bytesize::ByteSize;
 use secrecy::SecretString;
 
 use super::{
@@ -329,6 +330,19 @@ impl Checks<'_, '_> {
                     humantime::format_duration(long.1),
                     short.0,
                     humantime::format_duration(short.1)
+                )
+            });
+        }
+    }
+
+    /// The first, in bytes, must not be larger than the second.
+    pub(super) fn no_larger(&mut self, small: (&str, usize), large: (&str, usize)) {
+        if small.1 > large.1 {
+            self.fail(&[small.0, large.0], || {
+                let [small_size, large_size] = [small.1, large.1].map(|size| ByteSize::b(size as u64));
+                format!(
+                    "{} is {small_size} and {} is {large_size}; expected the first not to be larger",
+                    small.0, large.0
                 )
             });
         }

@@ -82,6 +82,8 @@ fn toml_and_yaml_say_the_same() {
         only_ca_file = true
         [hub]
         log_bytes = "1GiB"
+        account_log_bytes = "1GiB"
+        total_log_bytes = "2GiB"
         log_age = "2h 30m"
         [telemetry]
         log_format = "json"
@@ -107,6 +109,8 @@ upstream:
   tls: {{ ca_file: /ca.pem, only_ca_file: true }}
 hub:
   log_bytes: 1GiB
+  account_log_bytes: 1GiB
+  total_log_bytes: 2GiB
   log_age: 2h 30m
 grpc:
   # listen: nothing here

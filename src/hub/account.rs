@@ -29,6 +29,7 @@ use super::{
     frame::{EncodeCounters, Encodes, Origin},
     interest::Interest,
     log::{Control, Cursor, Epoch, IncomingEvent, Sequence, UpstreamChange, Window},
+    memory::{Evictions, Memory, MemoryUse, Share},
     reader::{self, Subscription},
     roster::{BranchInterest, Roster},
     state::{Appended, ReaderId, State, Step},
@@ -39,9 +40,9 @@ use super::{
 /// All accounts that are served.
 pub struct Hub {
     process: Arc<Process>,
-    clock: SharedClock,
+    pub(super) clock: SharedClock,
     epochs: Mutex<Box<dyn FnMut() -> u64 + Send>>,
-    accounts: RwLock<BTreeMap<AccountId, Arc<Account>>>,
+    pub(super) accounts: RwLock<BTreeMap<AccountId, Arc<Account>>>,
     /// Taken before `accounts` where both are needed.
     pub(super) roster: Mutex<Roster>,
     /// Changes with each answer from Crossbar about descendants.
@@ -50,9 +51,17 @@ pub struct Hub {
 
 /// What the accounts of a hub share.
 struct Process {
-    settings: config::Hub,
+    /// Changes with a reload; read where somebody comes or goes, not for events.
+    settings: RwLock<Arc<config::Hub>>,
+    memory: Arc<Memory>,
     subscriptions: AtomicUsize,
     encodes: Arc<EncodeCounters>,
+}
+
+impl Process {
+    fn settings(&self) -> Arc<config::Hub> {
+        Arc::clone(&self.settings.read())
+    }
 }
 
 /// One account: what upstream appends to and consumers read from. Cheap to share.
@@ -62,6 +71,8 @@ pub struct Account {
     origin: Origin,
     process: Arc<Process>,
     clock: SharedClock,
+    /// What its log takes.
+    pub(super) share: Arc<Share>,
     state: Mutex<State>,
     interest: watch::Sender<Arc<Interest>>,
     /// Where its ancestor's session learns what is wanted; none for a configured account.
@@ -87,7 +98,7 @@ pub struct AccountStatus {
     pub window: Window,
     /// Records in the log.
     pub records: usize,
-    /// The bytes that they take.
+    /// The bytes that they take, with all that belongs to them: encodings, frames kept for the readers of a view.
     pub bytes: usize,
     /// Open subscriptions.
     pub subscriptions: usize,
@@ -104,7 +115,12 @@ impl Hub {
         clock: SharedClock,
         epoch_source: impl FnMut() -> u64 + Send + 'static,
     ) -> Self {
-        let process = Process { settings, subscriptions: AtomicUsize::new(0), encodes: Arc::default() };
+        let process = Process {
+            memory: Memory::new(&settings),
+            settings: RwLock::new(Arc::new(settings)),
+            subscriptions: AtomicUsize::new(0),
+            encodes: Arc::default(),
+        };
         Self {
             process: Arc::new(process),
             clock,
@@ -158,8 +174,39 @@ impl Hub {
         removed.is_some()
     }
 
-    pub(super) fn settings(&self) -> &config::Hub {
-        &self.process.settings
+    /// Takes new settings. They hold for what comes; and logs that are larger than they may be now, are cut.
+    pub fn reconfigure(&self, settings: config::Hub) {
+        let settings = Arc::new(settings);
+        // An account that comes meanwhile takes the new ones itself, or is in the list.
+        *self.process.settings.write() = Arc::clone(&settings);
+        self.process.memory.set_limits(&settings);
+        for account in self.list() {
+            account.with_state(|state| state.set_limits(&settings));
+            account.evict();
+        }
+    }
+
+    pub(super) fn settings(&self) -> Arc<config::Hub> {
+        self.process.settings()
+    }
+
+    pub(super) fn memory(&self) -> &Arc<Memory> {
+        &self.process.memory
+    }
+
+    /// What the logs take. Cheap.
+    pub fn memory_use(&self) -> MemoryUse {
+        self.process.memory.usage()
+    }
+
+    /// How many records have gone, and why. Cheap.
+    pub fn evictions(&self) -> Evictions {
+        self.process.memory.evictions()
+    }
+
+    /// Whether the open streams hold more frames that consumers have not taken than they may, all together.
+    pub fn is_overheld(&self) -> bool {
+        self.process.memory.is_overheld(self.subscriptions())
     }
 
     /// Open subscriptions of all accounts.
@@ -182,11 +229,18 @@ impl Account {
         process: Arc<Process>,
         clock: SharedClock,
     ) -> Self {
-        let state = State::new(epoch, &process.settings, always, clock.now());
+        let share = process.memory.share(served_by);
+        let state = State::new(epoch, &process.settings(), always, Arc::clone(&share), clock.now());
         Self {
             id,
             served_by,
-            origin: Origin { account: id, epoch, encodes: Arc::clone(&process.encodes) },
+            origin: Origin {
+                account: id,
+                epoch,
+                encodes: Arc::clone(&process.encodes),
+                memory: Arc::clone(&process.memory),
+            },
+            share,
             interest: watch::Sender::new(Arc::new(state.wanted().snapshot())),
             branch: None,
             controls: watch::Sender::new(()),
@@ -271,11 +325,22 @@ impl Account {
         (upstream.change.clone(), upstream.since, self.cursor(upstream.position))
     }
 
+    /// The bytes that its log takes. Cheap.
+    pub fn log_bytes(&self) -> usize {
+        self.share.bytes()
+    }
+
+    /// Lets go of what is too old, or is too much since the bounds have changed.
+    pub(super) fn evict(&self) {
+        let now = self.clock.now();
+        self.with_state(|state| state.evict(now));
+    }
+
     /// How it stands.
     pub fn status(&self) -> AccountStatus {
         let (mut status, coverage, proofs) = {
             let mut state = self.state.lock();
-            state.log.evict(self.clock.now());
+            state.evict(self.clock.now());
             let (records, bytes) = state.log.size();
             let upstream = state.log.head().upstream();
             let status = AccountStatus {
@@ -303,8 +368,8 @@ impl Account {
         &self.origin
     }
 
-    pub(super) fn settings(&self) -> &config::Hub {
-        &self.process.settings
+    pub(super) fn settings(&self) -> Arc<config::Hub> {
+        self.process.settings()
     }
 
     pub(super) fn now(&self) -> SystemTime {
@@ -336,14 +401,15 @@ impl Account {
         key: &ViewKey,
         admit: impl FnOnce(&mut State) -> Result<T, SubscribeError>,
     ) -> Result<(Membership, Arc<Projection>, T), SubscribeError> {
-        let limit = self.process.settings.max_subscriptions;
+        let settings = self.settings();
+        let limit = settings.max_subscriptions;
         let count = |open: usize| (open < limit).then_some(open + 1);
         let process = &self.process.subscriptions;
         if process.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count).is_err() {
             return Err(SubscribeError::TooMany { limit });
         }
         let joined = self.with_state(|state| {
-            let limit = self.process.settings.max_subscriptions_per_account;
+            let limit = settings.max_subscriptions_per_account;
             if state.is_gone() {
                 return Err(SubscribeError::AccountGone);
             }
@@ -351,7 +417,7 @@ impl Account {
                 return Err(SubscribeError::TooMany { limit });
             }
             let now = self.clock.now();
-            state.log.evict(now);
+            state.evict(now);
             let admitted = admit(state)?;
             let (reader, projection, changed) = state.join(key, now);
             Ok((reader, projection, changed, admitted))
@@ -373,7 +439,7 @@ impl Account {
     }
 
     fn leave(&self, reader: ReaderId) {
-        let linger = self.process.settings.linger;
+        let linger = self.settings().linger;
         self.with_state(|state| state.leave(reader, Instant::now(), linger));
         self.process.subscriptions.fetch_sub(1, Ordering::Relaxed);
         self.lingering.notify_one();

@@ -5,6 +5,7 @@
 //! That the fields of `Event` do not come in the order of their numbers is allowed by protobuf.
 
 use std::{
+    borrow::Cow,
     io::Write as _,
     sync::{
         Arc,
@@ -25,6 +26,7 @@ use crate::{
 
 use super::{
     log::{Epoch, record::EventRecord},
+    memory::Memory,
     payload,
     subscription::PayloadFormat,
 };
@@ -54,11 +56,12 @@ const PREFIX: usize = 5;
 const KEY: usize = 1;
 
 /// What all events of a log have in common.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Origin {
     pub(super) account: AccountId,
     pub(super) epoch: Epoch,
     pub(super) encodes: Arc<EncodeCounters>,
+    pub(super) memory: Arc<Memory>,
 }
 
 /// How often anything was encoded, in all accounts of a hub.
@@ -71,7 +74,8 @@ pub(super) struct EncodeCounters {
 }
 
 /// How often anything was encoded since the start. Whatever the number of subscribers: the first three rise by at most one
-/// for each event, the last by one for each event and view (more where a view is read at several places of the past).
+/// for each event (more where the past is read of a log that is full: its encodings are not kept then), the last by one for
+/// each event and view (more where a view is read at several places of the past).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Encodes {
     /// The parts of events that all views share.
@@ -98,7 +102,7 @@ impl EncodeCounters {
 /// The payload field of an event: JSON needs no copy of its own.
 enum Payload<'a> {
     Json(&'a [u8]),
-    Encoded(&'a [u8]),
+    Encoded(Cow<'a, [u8]>),
 }
 
 impl Payload<'_> {
@@ -117,27 +121,29 @@ impl Payload<'_> {
     }
 }
 
-/// Writes one event as a framed `SubscribeResponse`. `matched`: the bindings of the view that it matches, in order.
+/// Writes one event as a framed `SubscribeResponse`. `matched`: the bindings of the view that it matches, in order. `keep`:
+/// whether its encodings are kept for the next who needs them.
 pub(super) fn write_event<'a>(
     out: &mut Vec<u8>,
     record: &EventRecord,
     origin: &Origin,
     format: PayloadFormat,
+    keep: bool,
     matched: impl Iterator<Item = &'a str> + Clone,
 ) {
     origin.encodes.frames.fetch_add(1, Ordering::Relaxed);
-    let core = record.core(|record| encode_core(record, origin));
+    let core = record.core(keep, |record| encode_core(record, origin));
     let payload = match format {
         PayloadFormat::Json => Payload::Json(&record.event.data),
-        PayloadFormat::Typed => Payload::Encoded(record.typed(|record| {
+        PayloadFormat::Typed => Payload::Encoded(record.typed(keep, |record| {
             origin.encodes.typed.fetch_add(1, Ordering::Relaxed);
             payload::typed(record.event.key.kind, &record.event.data)
         })),
-        PayloadFormat::Struct => Payload::Encoded(record.structure(|record| {
+        PayloadFormat::Struct => Payload::Encoded(record.structure(keep, |record| {
             origin.encodes.structures.fetch_add(1, Ordering::Relaxed);
             payload::structure(&record.event.data)
         })),
-        PayloadFormat::None => Payload::Encoded(&[]),
+        PayloadFormat::None => Payload::Encoded(Cow::Borrowed(&[])),
     };
     let bindings: usize = matched.clone().map(|binding| KEY + delimited_len(binding.len())).sum();
     let event = core.len() + bindings + payload.len();
@@ -149,7 +155,7 @@ pub(super) fn write_event<'a>(
     out.put_u32(u32::try_from(message).unwrap_or(u32::MAX));
     encode_key(RESPONSE_EVENT, WireType::LengthDelimited, out);
     encode_varint(event as u64, out);
-    out.put_slice(core);
+    out.put_slice(&core);
     for binding in matched {
         put_delimited(out, EVENT_MATCHED_BINDINGS, binding.as_bytes());
     }
@@ -252,7 +258,9 @@ mod tests {
             account: "account0000000000000000000000002".parse().unwrap(),
             epoch: Epoch(0xabc),
             encodes: Arc::default(),
+            memory: Memory::new(&crate::config::Hub::default()),
         };
+        let share = origin.memory.share(origin.account);
         let received = SystemTime::UNIX_EPOCH + Duration::new(1_795_000_000, 7);
         for (message_id, event_time, sequence) in
             [("", None, 1), ("m", Some(received - Duration::from_millis(1500)), u64::MAX)]
@@ -267,7 +275,7 @@ mod tests {
                 data: Default::default(),
                 key: EventKey::from_routing_key(routing_key).unwrap(),
             };
-            let record = EventRecord::new(Sequence(sequence), received, event, Arc::default());
+            let record = EventRecord::new(Sequence(sequence), received, event, Arc::clone(&share));
             let core = encode_core(&record, &origin);
             let expected = proto::Event {
                 cursor: Some(proto::Cursor { epoch: "0000000000000abc".into(), sequence }),

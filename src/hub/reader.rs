@@ -246,8 +246,8 @@ impl Subscription {
                         position: batch.last(),
                     });
                 }
-                Step::Scan { records, through } => {
-                    let (frames, count, last) = self.projection.project(&records, account.origin());
+                Step::Scan { records, through, keep } => {
+                    let (frames, count, last) = self.projection.project(&records, account.origin(), keep);
                     // Cut short by a batch's bounds, or looked through to the end.
                     let full = last.map(|last| last.sequence) < records.last().map(|record| record.sequence);
                     let passed = last.filter(|_| full).map_or(through, |last| last.sequence);

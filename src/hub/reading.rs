@@ -36,7 +36,7 @@ impl Account {
     fn read(&self, reading: &mut AccountReading) {
         let now = self.now();
         let (coverage, proofs, size, evicted, window, views, streams) = self.with_state(|state| {
-            state.log.evict(now);
+            state.evict(now);
             (
                 Arc::clone(state.log.head()),
                 state.log.proofs(),

@@ -21,6 +21,7 @@ use super::{
         record::{Change, ControlRecord, EventRecord},
         store::Log,
     },
+    memory::Share,
     view::{Batch, Next, Projection, View, ViewKey},
 };
 
@@ -35,13 +36,22 @@ pub(super) struct State {
     wanted: Wanted,
     views: Slab<View>,
     by_key: HashMap<ViewKey, ViewId>,
-    /// The batches that views hold, oldest first, with their sizes: bounded for the account. A view that is gone may still
-    /// be named here: if another has its place by then, it makes a batch once more at worst.
-    batches: VecDeque<(ViewId, Sequence, usize)>,
+    share: Arc<Share>,
+    /// The batches that views hold, oldest first: bounded for the account. A view that is gone may still be named here: if
+    /// another has its place by then, it makes a batch once more at worst.
+    batches: VecDeque<Kept>,
     batch_bytes: usize,
     batch_bytes_max: usize,
     subscriptions: usize,
     gone: bool,
+}
+
+/// A batch that a view holds.
+struct Kept {
+    view: ViewId,
+    first: Sequence,
+    last: Sequence,
+    size: usize,
 }
 
 /// Who a reader is: its view, and its place in it.
@@ -55,8 +65,8 @@ pub(super) struct ReaderId {
 pub(super) enum Step {
     /// Yield these; then it has passed so many of the view's events.
     Batch { batch: Arc<Batch>, ordinal: u64 },
-    /// Look through these: they end at `through`.
-    Scan { records: Vec<Arc<EventRecord>>, through: Sequence },
+    /// Look through these: they end at `through`. `keep`: there is room for their encodings.
+    Scan { records: Vec<Arc<EventRecord>>, through: Sequence, keep: bool },
     /// Take this in.
     Control { record: Arc<ControlRecord> },
     /// The log let go of what it had not read.
@@ -87,15 +97,22 @@ pub(super) enum Appended {
 }
 
 impl State {
-    pub(super) fn new(epoch: Epoch, settings: &config::Hub, always: &[Binding], now: SystemTime) -> Self {
+    pub(super) fn new(
+        epoch: Epoch,
+        settings: &config::Hub,
+        always: &[Binding],
+        share: Arc<Share>,
+        now: SystemTime,
+    ) -> Self {
         Self {
-            log: Log::new(epoch, settings, Coverage::new(always, now), now),
+            log: Log::new(epoch, settings, Coverage::new(always, now), &share, now),
             wanted: Wanted::new(always),
             views: Slab::new(),
             by_key: HashMap::new(),
+            share,
             batches: VecDeque::new(),
             batch_bytes: 0,
-            batch_bytes_max: settings.log_bytes / 4,
+            batch_bytes_max: batch_bytes_max(settings),
             subscriptions: 0,
             gone: false,
         }
@@ -136,6 +153,7 @@ impl State {
             views.retain(|id| filter(*id).is_some_and(|filter| filter.passes_payload(fields)));
         }
         let sequence = self.log.append(event, now);
+        self.forget_batches();
         let evicted = self.log.evicted();
         for id in views {
             if let Some(view) = self.views.get_mut(id as usize) {
@@ -176,7 +194,7 @@ impl State {
             Some(id) => *id,
             None => {
                 let projection = Arc::new(Projection::new(key.clone()));
-                let id = self.views.insert(View::new(projection, self.log.newest()));
+                let id = self.views.insert(View::new(projection, &self.share, self.log.newest()));
                 // There are no more views than subscriptions, and these are bounded.
                 let id = ViewId::try_from(id).unwrap_or(ViewId::MAX);
                 self.wanted.add_view(&key.bindings, &key.filter, id);
@@ -248,7 +266,7 @@ impl State {
                 let positions = (passed.0 + 1)..=through.0;
                 let records =
                     positions.filter_map(|position| self.log.event(Sequence(position))).map(Arc::clone);
-                Step::Scan { records: records.collect(), through }
+                Step::Scan { records: records.collect(), through, keep: self.log.has_room() }
             }
             (Next::Behind { .. } | Next::Nothing { .. }, Some(control)) => {
                 Step::Control { record: Arc::clone(control) }
@@ -279,15 +297,64 @@ impl State {
         self.views.get(reader.view as usize).map_or(0, |view| view.lag(passed, ordinal))
     }
 
-    fn keep_batch(&mut self, view: ViewId, batch: &Batch) {
-        self.batches.push_back((view, batch.first(), batch.size));
-        self.batch_bytes += batch.size;
-        while self.batch_bytes > self.batch_bytes_max || self.batches.len() > BATCHES {
-            let Some((view, first, size)) = self.batches.pop_front() else { return };
-            self.batch_bytes -= size;
-            if let Some(view) = self.views.get_mut(view as usize) {
-                view.forget_batch(first);
-            }
+    /// Lets go of the oldest records until the log takes no more than `bytes`, so many records at most; says whether there
+    /// is more to do.
+    pub(super) fn trim(&mut self, bytes: usize, at_most: usize) -> bool {
+        let before = self.log.evicted();
+        let more = self.log.trim(bytes, at_most);
+        self.forget(before);
+        more
+    }
+
+    /// Lets go of what is too old or, after a change of the bounds, too much: also in a log to which nothing is appended.
+    pub(super) fn evict(&mut self, now: SystemTime) {
+        let before = self.log.evicted();
+        self.log.evict(now);
+        self.forget(before);
+    }
+
+    /// Takes new bounds. What they exclude goes with the next eviction.
+    pub(super) fn set_limits(&mut self, settings: &config::Hub) {
+        self.log.set_limits(settings);
+        self.batch_bytes_max = batch_bytes_max(settings);
+    }
+
+    /// Forgets what belonged to records that have gone since the log ended at `before`.
+    fn forget(&mut self, before: Sequence) {
+        let evicted = self.log.evicted();
+        if evicted == before {
+            return;
+        }
+        self.forget_batches();
+        for (_, view) in &mut self.views {
+            view.prune(evicted);
         }
     }
+
+    fn keep_batch(&mut self, view: ViewId, batch: &Batch) {
+        let kept = Kept { view, first: batch.first(), last: batch.last(), size: batch.size };
+        self.batches.push_back(kept);
+        self.batch_bytes += batch.size;
+        self.forget_batches();
+    }
+
+    /// Lets go of batches that are too many, and of those that no reader can come to any more.
+    fn forget_batches(&mut self) {
+        let evicted = self.log.evicted();
+        while let Some(oldest) = self.batches.front()
+            && (self.batch_bytes > self.batch_bytes_max
+                || self.batches.len() > BATCHES
+                || oldest.last <= evicted)
+        {
+            self.batch_bytes -= oldest.size;
+            if let Some(view) = self.views.get_mut(oldest.view as usize) {
+                view.forget_batch(oldest.first);
+            }
+            self.batches.pop_front();
+        }
+    }
+}
+
+fn batch_bytes_max(settings: &config::Hub) -> usize {
+    settings.log_bytes / 4
 }

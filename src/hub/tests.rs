@@ -3,6 +3,7 @@
 mod gaps;
 mod interest;
 mod live;
+mod memory;
 mod progress;
 mod properties;
 mod replay;
@@ -132,6 +133,12 @@ fn event(routing_key: &str, data: &str) -> IncomingEvent {
 
 pub(super) fn call(name: &str, call_id: &str) -> IncomingEvent {
     event(&format!("call.{}.{name}.{call_id}", account_id()), &format!(r#"{{"call_id":"{call_id}","n":7}}"#))
+}
+
+/// Runs a test that is not asynchronous itself, under a paused clock.
+fn paused<T>(test: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.expect("a runtime").block_on(test)
 }
 
 /// An item, as the tests look at it: events one by one.

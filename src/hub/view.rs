@@ -5,6 +5,7 @@
 
 use std::{
     collections::VecDeque,
+    mem,
     sync::{Arc, OnceLock},
     task::Waker,
     time::SystemTime,
@@ -19,7 +20,12 @@ use crate::binding::{Binding, Index};
 use super::{
     filter::Fields,
     frame::{self, Origin},
-    log::{Sequence, record::EventRecord, store::Log},
+    log::{
+        Sequence,
+        record::EventRecord,
+        store::{self, Log},
+    },
+    memory::{ALLOCATION, Charge, Share},
     subscription::{EventFilter, PayloadFormat},
 };
 
@@ -78,26 +84,27 @@ impl Projection {
         matched
     }
 
-    fn write(&self, out: &mut Vec<u8>, record: &EventRecord, origin: &Origin, matched: &[u32]) {
+    fn write(&self, out: &mut Vec<u8>, record: &EventRecord, origin: &Origin, keep: bool, matched: &[u32]) {
         let texts = matched.iter().map(|number| &*self.texts[*number as usize]);
-        frame::write_event(out, record, origin, self.key.format, texts);
+        frame::write_event(out, record, origin, self.key.format, keep, texts);
     }
 
     /// Encodes events that are known to belong to the view.
-    fn encode(&self, records: &[Arc<EventRecord>], origin: &Origin) -> Bytes {
+    fn encode(&self, records: &[Arc<EventRecord>], origin: &Origin) -> Vec<u8> {
         let mut out = Vec::with_capacity(records.iter().map(|record| frame::estimate(record) + 128).sum());
         for record in records {
-            self.write(&mut out, record, origin, &self.matched(&record.event.key.key));
+            self.write(&mut out, record, origin, true, &self.matched(&record.event.key.key));
         }
-        out.into()
+        out
     }
 
     /// Encodes those of a log's events that belong to the view, up to a batch's bounds. Gives the frames, how many they
-    /// are, and the last event looked at.
+    /// are, and the last event looked at. `keep`: whether the log has room for the encodings.
     pub(super) fn project<'a>(
         &self,
         records: &'a [Arc<EventRecord>],
         origin: &Origin,
+        keep: bool,
     ) -> (Bytes, u32, Option<&'a EventRecord>) {
         let mut out = Vec::new();
         let mut count = 0;
@@ -113,12 +120,12 @@ impl Projection {
                 if count > 0 && full {
                     break;
                 }
-                self.write(&mut out, record, origin, &matched);
+                self.write(&mut out, record, origin, keep, &matched);
                 count += 1;
             }
             last = Some(&**record);
         }
-        (out.into(), count, last)
+        (origin.memory.frames(out).0, count, last)
     }
 }
 
@@ -133,10 +140,16 @@ pub(super) struct Batch {
     pub(super) size: usize,
     /// Let go of as soon as they are encoded.
     records: Mutex<Vec<Arc<EventRecord>>>,
-    frames: OnceLock<Bytes>,
+    /// And what they take.
+    frames: OnceLock<(Bytes, usize)>,
+    /// Of a batch that is kept: what it is counted in.
+    share: Option<Arc<Share>>,
 }
 
 impl Batch {
+    /// What it takes beside its frames.
+    const BESIDE: usize = mem::size_of::<Self>() + 4 * ALLOCATION;
+
     pub(super) fn first(&self) -> Sequence {
         self.first
     }
@@ -156,10 +169,22 @@ impl Batch {
 
     pub(super) fn frames(&self, projection: &Projection, origin: &Origin) -> Bytes {
         let encode = || {
-            let records = std::mem::take(&mut *self.records.lock());
-            projection.encode(&records, origin)
+            let records = mem::take(&mut *self.records.lock());
+            let frames = origin.memory.frames(projection.encode(&records, origin));
+            if let Some(share) = &self.share {
+                share.keep_frames(frames.1, Self::BESIDE);
+            }
+            frames
         };
-        self.frames.get_or_init(encode).clone()
+        self.frames.get_or_init(encode).0.clone()
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        if let (Some(share), Some((_, taken))) = (&self.share, self.frames.get()) {
+            share.forget_frames(*taken, Self::BESIDE);
+        }
     }
 }
 
@@ -175,6 +200,9 @@ pub(super) struct View {
     total: u64,
     /// In order of their first events.
     batches: VecDeque<Arc<Batch>>,
+    share: Arc<Share>,
+    /// The room in `positions`.
+    slots: Charge,
     /// A reader's waker stands at its index, while it waits; free indices are reused.
     wakers: Vec<Option<Waker>>,
     free: Vec<u32>,
@@ -193,7 +221,7 @@ pub(super) enum Next {
 }
 
 impl View {
-    pub(super) fn new(projection: Arc<Projection>, newest: Sequence) -> Self {
+    pub(super) fn new(projection: Arc<Projection>, share: &Arc<Share>, newest: Sequence) -> Self {
         Self {
             projection,
             positions: VecDeque::new(),
@@ -201,6 +229,8 @@ impl View {
             lost_through: Sequence(0),
             total: 0,
             batches: VecDeque::new(),
+            share: Arc::clone(share),
+            slots: Charge::new(share),
             wakers: Vec::new(),
             free: Vec::new(),
         }
@@ -248,16 +278,19 @@ impl View {
         }
         self.positions.push_back(position);
         self.total += 1;
+        self.slots.set(store::room(&self.positions));
     }
 
     /// Forgets what the log has let go of.
-    fn prune(&mut self, evicted: Sequence) {
+    pub(super) fn prune(&mut self, evicted: Sequence) {
         while let Some(oldest) = self.positions.front()
             && *oldest <= evicted
         {
             self.lost_through = *oldest;
             self.positions.pop_front();
         }
+        store::shrink(&mut self.positions);
+        self.slots.set(store::room(&self.positions));
     }
 
     /// Whether the log let go of what a reader that has passed a position had not read.
@@ -337,6 +370,7 @@ impl View {
         }
         let (last, last_time) =
             records.last().map_or((first, log.newest_time()), |record| (record.sequence, record.received));
+        let shared = self.wakers.len() - self.free.len() > 1;
         let batch = Arc::new(Batch {
             first,
             last,
@@ -345,8 +379,8 @@ impl View {
             size,
             records: Mutex::new(records),
             frames: OnceLock::new(),
+            share: shared.then(|| Arc::clone(&self.share)),
         });
-        let shared = self.wakers.len() - self.free.len() > 1;
         if shared {
             self.batches.insert(place, Arc::clone(&batch));
         }

@@ -154,11 +154,11 @@ fn a_variable_can_name_the_file() {
 fn what_is_in_force_is_printed_without_secrets() {
     let file = File::new("hawking.toml", &valid());
     let mut command = hawking(["print-config", "--config"]);
-    command.arg(&file.path).env("HAWKING_HUB__LOG_BYTES", "2GiB");
+    command.arg(&file.path).env("HAWKING_HUB__LOG_BYTES", "128MiB");
     let (code, stdout, stderr) = run(&mut command);
     assert_eq!((code, stderr.as_str()), (0, ""));
     for line in
-        ["api_key = \"***\"", "listen = \"127.0.0.1:4\"", "# Default: \"64MiB\"\nlog_bytes = \"2GiB\""]
+        ["api_key = \"***\"", "listen = \"127.0.0.1:4\"", "# Default: \"64MiB\"\nlog_bytes = \"128MiB\""]
     {
         assert!(stdout.contains(&format!("\n{line}\n")), "{line}\n{stdout}");
     }

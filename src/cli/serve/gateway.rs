@@ -50,6 +50,8 @@ pub struct Gateway {
     grpc: Option<AbortOnDropHandle<Result<(), grpc::NewServicesError>>>,
     admin: AbortOnDropHandle<Result<(), grpc::NewServicesError>>,
     admin_drain: Drain,
+    /// Keeps the bounds of the hub's logs.
+    _bounds: AbortOnDropHandle<()>,
     accounts: JoinSet<()>,
     /// The admin HTTP listener. It answers until everything else has ended.
     http: Option<AbortOnDropHandle<()>>,
@@ -91,6 +93,10 @@ impl Gateway {
 
         let random = seams.random.clone();
         let hub = Arc::new(Hub::new(config.hub, seams.clock.clone(), move || random.next_u64()));
+        let bounds = tokio::spawn({
+            let hub = hub.clone();
+            async move { hub.keep_bounds().await }
+        });
         let (drain, stop) = (Drain::new(config.shutdown), CancellationToken::new());
 
         let (mut accounts, steerings) = (JoinSet::new(), Arc::<Steerings>::default());
@@ -173,6 +179,7 @@ impl Gateway {
             grpc: Some(AbortOnDropHandle::new(tokio::spawn(server.serve(listener)))),
             admin: AbortOnDropHandle::new(tokio::spawn(admin)),
             admin_drain,
+            _bounds: AbortOnDropHandle::new(bounds),
             accounts,
             http,
             http_stop,

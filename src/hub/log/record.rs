@@ -1,19 +1,24 @@
 //! What a log keeps: events with their encodings, and control records.
 
 use std::{
+    borrow::Cow,
     mem,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::SystemTime,
 };
 
 use bytes::Bytes;
 
-use crate::binding::{Binding, Kind};
+use crate::binding::{Binding, Kind, Owner, UpstreamBinding};
 
-use super::{Control, IncomingEvent, Sequence};
+use super::{Control, IncomingEvent, LostBindings, Sequence};
+use crate::hub::memory::{ALLOCATION, Share};
+
+/// What an `Arc` takes beyond its content: two counts, and the allocation.
+const SHARED: usize = 2 * mem::size_of::<usize>() + ALLOCATION;
+
+/// What a binding owns beyond its text and its pattern.
+const OWNED: usize = 2 * SHARED;
 
 /// A record of the log.
 #[derive(Clone)]
@@ -50,13 +55,12 @@ pub(in crate::hub) struct EventRecord {
 /// The encodings of one event. Their bytes count towards the log's bound from when they are made until they go.
 struct Encodings {
     /// `hawking.v1.Event` without `matched_bindings` and payload.
-    core: OnceLock<Bytes>,
+    core: OnceLock<Box<[u8]>>,
     /// The payload field, `PayloadFormat::Typed`.
-    typed: OnceLock<Bytes>,
+    typed: OnceLock<Box<[u8]>>,
     /// The payload field, `PayloadFormat::Struct`.
-    structure: OnceLock<Bytes>,
-    /// The bytes of all encodings of the log.
-    total: Arc<AtomicUsize>,
+    structure: OnceLock<Box<[u8]>>,
+    share: Arc<Share>,
 }
 
 impl EventRecord {
@@ -64,57 +68,75 @@ impl EventRecord {
         sequence: Sequence,
         received: SystemTime,
         event: IncomingEvent,
-        encoded_total: Arc<AtomicUsize>,
+        share: Arc<Share>,
     ) -> Self {
-        let encodings = Encodings {
-            core: OnceLock::new(),
-            typed: OnceLock::new(),
-            structure: OnceLock::new(),
-            total: encoded_total,
-        };
+        let encodings =
+            Encodings { core: OnceLock::new(), typed: OnceLock::new(), structure: OnceLock::new(), share };
         Self { sequence, received, event, encodings }
     }
 
-    pub(in crate::hub) fn core(&self, encode: impl FnOnce(&Self) -> Vec<u8>) -> &Bytes {
-        self.encodings.get(&self.encodings.core, || encode(self))
+    pub(in crate::hub) fn core(&self, keep: bool, encode: impl FnOnce(&Self) -> Vec<u8>) -> Cow<'_, [u8]> {
+        self.encodings.get(&self.encodings.core, keep, || encode(self))
     }
 
-    pub(in crate::hub) fn typed(&self, encode: impl FnOnce(&Self) -> Vec<u8>) -> &Bytes {
-        self.encodings.get(&self.encodings.typed, || encode(self))
+    pub(in crate::hub) fn typed(&self, keep: bool, encode: impl FnOnce(&Self) -> Vec<u8>) -> Cow<'_, [u8]> {
+        self.encodings.get(&self.encodings.typed, keep, || encode(self))
     }
 
-    pub(in crate::hub) fn structure(&self, encode: impl FnOnce(&Self) -> Vec<u8>) -> &Bytes {
-        self.encodings.get(&self.encodings.structure, || encode(self))
+    pub(in crate::hub) fn structure(
+        &self,
+        keep: bool,
+        encode: impl FnOnce(&Self) -> Vec<u8>,
+    ) -> Cow<'_, [u8]> {
+        self.encodings.get(&self.encodings.structure, keep, || encode(self))
     }
 
     fn size(&self) -> usize {
         let event = &self.event;
-        mem::size_of::<Self>()
-            + event.data.len()
-            + event.key.key.len()
-            + event.key.name.len()
-            + event.name.len()
-            + event.routing_key.len()
-            + event.message_id.len()
-            + event.call_id.len()
+        let text = |text: &String| if text.capacity() == 0 { 0 } else { text.capacity() + ALLOCATION };
+        let realm = match &event.key.owner {
+            Owner::Realm(realm) => text(realm),
+            Owner::Account(_) | Owner::Unnamed => 0,
+        };
+        SHARED + mem::size_of::<Self>()
+            // The bytes, and what counts who shares them.
+            + event.data.len() + ALLOCATION + SHARED + mem::size_of::<Bytes>()
+            + text(&event.key.key)
+            + text(&event.key.name)
+            + event.key.call_id.as_ref().map_or(0, text)
+            + realm
+            + text(&event.name)
+            + text(&event.routing_key)
+            + text(&event.message_id)
+            + text(&event.call_id)
     }
 }
 
 impl Encodings {
-    fn get<'a>(&self, cell: &'a OnceLock<Bytes>, encode: impl FnOnce() -> Vec<u8>) -> &'a Bytes {
-        cell.get_or_init(|| {
-            let encoded = Bytes::from(encode());
-            self.total.fetch_add(encoded.len(), Ordering::Relaxed);
-            encoded
-        })
+    /// What is there, or else made; `keep`: for the next who wants it, as long as the record lives.
+    fn get<'a>(
+        &'a self,
+        cell: &'a OnceLock<Box<[u8]>>,
+        keep: bool,
+        encode: impl FnOnce() -> Vec<u8>,
+    ) -> Cow<'a, [u8]> {
+        match cell.get() {
+            Some(encoded) => Cow::Borrowed(encoded),
+            None if !keep => Cow::Owned(encode()),
+            None => Cow::Borrowed(cell.get_or_init(|| {
+                let encoded = encode().into_boxed_slice();
+                self.share.change(0, encoded.len() + ALLOCATION);
+                encoded
+            })),
+        }
     }
 }
 
 impl Drop for Encodings {
     fn drop(&mut self) {
         let made = [&self.core, &self.typed, &self.structure];
-        let bytes = made.into_iter().filter_map(OnceLock::get).map(Bytes::len).sum();
-        self.total.fetch_sub(bytes, Ordering::Relaxed);
+        let sizes = made.into_iter().filter_map(OnceLock::get).map(|encoded| encoded.len() + ALLOCATION);
+        self.share.change(sizes.sum(), 0);
     }
 }
 
@@ -140,18 +162,23 @@ pub(in crate::hub) enum Change {
 impl ControlRecord {
     fn size(&self) -> usize {
         let texts = match &self.change {
-            Change::Upstream(Control::Upstream(change)) => change.detail.len(),
-            Change::Upstream(Control::Lost { .. }) => 64,
+            Change::Upstream(Control::Upstream(change)) => SHARED + change.detail.len(),
+            Change::Upstream(Control::Lost { bindings: LostBindings::All, .. }) => 0,
+            Change::Upstream(Control::Lost { bindings: LostBindings::These(bindings), .. }) => {
+                bindings.capacity() * mem::size_of::<UpstreamBinding>()
+                    + bindings.iter().map(|binding| OWNED + 2 * binding.text().len()).sum::<usize>()
+            }
             Change::Upstream(
                 Control::Confirmed { binding }
                 | Control::Refused { binding, .. }
                 | Control::Dropped { binding },
-            ) => 2 * binding.text().len(),
+            ) => OWNED + 2 * binding.text().len(),
             Change::Wanted(bindings) | Change::Unwanted(bindings) => {
-                bindings.iter().map(|binding| 64 + 2 * binding.as_str().len()).sum()
+                let each = mem::size_of::<Binding>() + OWNED;
+                SHARED + bindings.iter().map(|binding| each + 2 * binding.as_str().len()).sum::<usize>()
             }
         };
-        mem::size_of::<Self>() + texts
+        SHARED + mem::size_of::<Self>() + texts
     }
 }
 

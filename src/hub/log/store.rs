@@ -1,13 +1,6 @@
 //! The log in memory.
 
-use std::{
-    collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::SystemTime,
-};
+use std::{collections::VecDeque, mem, sync::Arc, time::SystemTime};
 
 use crate::{binding::Kind, config};
 
@@ -15,7 +8,10 @@ use super::{
     Epoch, IncomingEvent, Sequence, Window,
     record::{Change, ControlRecord, EventRecord, Proofs, Record},
 };
-use crate::hub::coverage::Coverage;
+use crate::hub::{
+    coverage::Coverage,
+    memory::{Charge, Eviction, Share},
+};
 
 /// The records of one account, in an unbroken sequence, and the coverage before the first and after the last of them:
 /// the coverage at any position between is `base` with the control records up to it.
@@ -32,8 +28,13 @@ pub(in crate::hub) struct Log {
     /// Records received after this time are all there.
     complete_since: SystemTime,
     newest_time: SystemTime,
+    share: Arc<Share>,
+    /// What the records take, without encodings.
     bytes: usize,
-    encoded_bytes: Arc<AtomicUsize>,
+    /// As much of that as the share knows of.
+    told: usize,
+    /// The room in the queues.
+    slots: Charge,
     base: Arc<Coverage>,
     head: Arc<Coverage>,
     proofs: Proofs,
@@ -47,21 +48,24 @@ struct Limits {
     age: std::time::Duration,
 }
 
+impl Limits {
+    fn new(settings: &config::Hub) -> Self {
+        Self { bytes: settings.log_bytes, records: settings.log_records, age: settings.log_age }
+    }
+}
+
 impl Log {
     pub(in crate::hub) fn new(
         epoch: Epoch,
         settings: &config::Hub,
         coverage: Coverage,
+        share: &Arc<Share>,
         now: SystemTime,
     ) -> Self {
         let coverage = Arc::new(coverage);
         Self {
             epoch,
-            limits: Limits {
-                bytes: settings.log_bytes,
-                records: settings.log_records,
-                age: settings.log_age,
-            },
+            limits: Limits::new(settings),
             records: VecDeque::new(),
             controls: VecDeque::new(),
             evicted: Sequence(0),
@@ -69,7 +73,9 @@ impl Log {
             complete_since: now,
             newest_time: now,
             bytes: 0,
-            encoded_bytes: Arc::default(),
+            told: 0,
+            slots: Charge::new(share),
+            share: Arc::clone(share),
             base: Arc::clone(&coverage),
             head: coverage,
             proofs: Proofs::default(),
@@ -105,9 +111,19 @@ impl Log {
         }
     }
 
-    /// Records, and the bytes that they take with their encodings.
+    /// Records, and the bytes that the log takes with all that belongs to it.
     pub(in crate::hub) fn size(&self) -> (usize, usize) {
-        (self.records.len(), self.bytes + self.encoded_bytes.load(Ordering::Relaxed))
+        (self.records.len(), self.taken())
+    }
+
+    /// The share knows all else, and of the records as much as it was told.
+    fn taken(&self) -> usize {
+        self.share.bytes() + self.bytes - self.told
+    }
+
+    /// Whether there is room for what could be made again.
+    pub(in crate::hub) fn has_room(&self) -> bool {
+        self.share.bytes() < self.limits.bytes - self.limits.bytes / 8 && self.share.has_room()
     }
 
     /// The coverage before the oldest record.
@@ -147,9 +163,8 @@ impl Log {
     pub(in crate::hub) fn append(&mut self, event: IncomingEvent, now: SystemTime) -> Sequence {
         let (sequence, received) = self.stamp(now);
         self.proofs.set(event.key.kind, received);
-        let record = EventRecord::new(sequence, received, event, Arc::clone(&self.encoded_bytes));
-        self.push(Record::Event(Arc::new(record)));
-        self.evict(now);
+        let record = EventRecord::new(sequence, received, event, Arc::clone(&self.share));
+        self.push(Record::Event(Arc::new(record)), now);
         sequence
     }
 
@@ -163,31 +178,71 @@ impl Log {
         let record = Arc::new(ControlRecord { sequence, time, change, proofs: self.proofs });
         Arc::make_mut(&mut self.head).apply(&record);
         self.controls.push_back(Arc::clone(&record));
-        self.push(Record::Control(record));
-        self.evict(now);
+        self.push(Record::Control(record), now);
         sequence
     }
 
     /// Lets go of what is too much or too old.
     pub(in crate::hub) fn evict(&mut self, now: SystemTime) {
         let horizon = now.checked_sub(self.limits.age);
-        loop {
-            let (records, bytes) = self.size();
-            let Some(oldest) = self.records.front() else { return };
-            let too_much = records > 1 && (records > self.limits.records || bytes > self.limits.bytes);
-            let too_old = horizon.is_some_and(|horizon| oldest.received() < horizon);
-            if !too_much && !too_old {
-                return;
-            }
-            self.complete_since = oldest.received();
-            self.bytes -= oldest.size();
-            self.evicted = self.evicted.next();
-            if let Some(Record::Control(control)) = self.records.pop_front() {
-                self.evicted_control = control.sequence;
-                Arc::make_mut(&mut self.base).apply(&control);
-                self.controls.pop_front();
-            }
+        while let Some(oldest) = self.records.front() {
+            let many = self.records.len() > 1;
+            let why = if horizon.is_some_and(|horizon| oldest.received() < horizon) {
+                Eviction::Age
+            } else if many && self.records.len() > self.limits.records {
+                Eviction::Records
+            } else if many && self.taken() > self.limits.bytes {
+                Eviction::LogBytes
+            } else {
+                break;
+            };
+            self.evict_oldest(why);
         }
+        self.settle();
+    }
+
+    /// Lets go of the oldest records, so many at most, until the log takes no more than `bytes` or has one record left. Says
+    /// whether there is more to do.
+    pub(in crate::hub) fn trim(&mut self, bytes: usize, at_most: usize) -> bool {
+        let is_over = |log: &Self| log.records.len() > 1 && log.taken() > bytes;
+        for _ in 0..at_most {
+            if !is_over(self) {
+                break;
+            }
+            self.evict_oldest(Eviction::SharedBytes);
+        }
+        self.settle();
+        is_over(self)
+    }
+
+    /// New bounds. What they exclude goes with the next eviction.
+    pub(in crate::hub) fn set_limits(&mut self, settings: &config::Hub) {
+        self.limits = Limits::new(settings);
+    }
+
+    /// The bytes that it gave back.
+    fn evict_oldest(&mut self, why: Eviction) -> usize {
+        let Some(oldest) = self.records.pop_front() else { return 0 };
+        let size = oldest.size();
+        self.bytes -= size;
+        self.complete_since = oldest.received();
+        self.evicted = self.evicted.next();
+        self.share.memory().evicted(why);
+        if let Record::Control(control) = oldest {
+            self.evicted_control = control.sequence;
+            Arc::make_mut(&mut self.base).apply(&control);
+            self.controls.pop_front();
+        }
+        size
+    }
+
+    /// Tells the share what the records take now, and gives back room that is no longer needed.
+    fn settle(&mut self) {
+        self.share.change(self.told, self.bytes);
+        self.told = self.bytes;
+        shrink(&mut self.records);
+        shrink(&mut self.controls);
+        self.slots.set(room(&self.records) + room(&self.controls));
     }
 
     /// The next control record after a position.
@@ -219,8 +274,32 @@ impl Log {
         (self.newest().next(), self.newest_time)
     }
 
-    fn push(&mut self, record: Record) {
-        self.bytes += record.size();
+    fn push(&mut self, record: Record, now: SystemTime) {
+        let size = record.size();
+        self.bytes += size;
         self.records.push_back(record);
+        self.evict(now);
+        // Nobody has come to trim yet: what is new takes the place of what is oldest here.
+        let mut freed = 0;
+        while freed < size && self.records.len() > 1 && self.share.is_full() {
+            freed += self.evict_oldest(Eviction::SharedBytes);
+        }
+        if freed > 0 {
+            self.settle();
+        }
+    }
+}
+
+/// What a queue takes, whether it is filled or not.
+pub(in crate::hub) fn room<T>(queue: &VecDeque<T>) -> usize {
+    queue.capacity() * mem::size_of::<T>()
+}
+
+/// Gives room back where little of it is used: a queue that was long for a while must not be so for ever.
+pub(in crate::hub) fn shrink<T>(queue: &mut VecDeque<T>) {
+    const SMALL: usize = 64;
+    let little = queue.len() < queue.capacity() / 4;
+    if queue.is_empty() || (little && queue.capacity() > SMALL) {
+        queue.shrink_to(queue.len() * 2);
     }
 }

@@ -172,11 +172,6 @@ impl Witness {
     }
 }
 
-fn paused<T>(test: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    runtime.expect("a runtime").block_on(test)
-}
-
 /// Without what may differ between a live reader and a replaying one: heartbeats, and how the moment is called at which
 /// both found a binding pending.
 fn comparable(seen: Vec<Seen>, start: u64) -> Vec<Seen> {
