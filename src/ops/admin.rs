@@ -9,6 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use futures_util::future::join_all;
 use tonic::{Request, Response, Status};
 use tracing::{info, warn};
 
@@ -107,19 +108,12 @@ impl AdminService for Admin {
             "" => self.upstreams.all(),
             id => vec![self.upstream(id)?],
         };
-        // One by one: each answers at once, or is not there.
-        let mut sessions = Vec::new();
-        for (id, steering) in asked {
-            let Some(account) = self.hub.get(&id) else { continue };
-            let reports = steering.sessions().await.unwrap_or_default();
-            let status = upstream_status(&account);
-            if reports.is_empty() {
-                let none = proto::UpstreamSession { account_id: id.to_string(), ..Default::default() };
-                sessions.push(proto::UpstreamSession { status: Some(status), ..none });
-                continue;
-            }
-            sessions.extend(reports.into_iter().map(|report| session(id, report, status.clone())));
-        }
+        // All at once: one that does not answer holds up nobody else's.
+        let listed = asked.iter().filter_map(|(id, steering)| {
+            let account = self.hub.get(id)?;
+            Some(async move { account_sessions(*id, &account, steering).await })
+        });
+        let sessions = join_all(listed).await.into_iter().flatten().collect();
         Ok(Response::new(proto::ListUpstreamSessionsResponse { sessions }))
     }
 
@@ -228,6 +222,21 @@ impl std::fmt::Display for Operator {
             None => write!(f, "{}", status::Shown(&self.agent)),
         }
     }
+}
+
+/// The sessions of an account; where there is none, one entry that says why.
+async fn account_sessions(
+    id: AccountId,
+    account: &hub::Account,
+    steering: &Steering,
+) -> Vec<proto::UpstreamSession> {
+    let reports = steering.sessions().await.unwrap_or_default();
+    let status = upstream_status(account);
+    if reports.is_empty() {
+        let none = proto::UpstreamSession { account_id: id.to_string(), ..Default::default() };
+        return vec![proto::UpstreamSession { status: Some(status), ..none }];
+    }
+    reports.into_iter().map(|report| session(id, report, status.clone())).collect()
 }
 
 fn upstream_status(account: &hub::Account) -> proto::UpstreamStatus {

@@ -72,6 +72,58 @@ fn a_delivery_allocates_nothing() {
     assert!(each <= 0.1, "{allocations} allocations for {deliveries} deliveries: {each}");
 }
 
+/// All that the server holds for a stream that is open and has nothing to read: its place in the hub, its list entry, its
+/// call, what HTTP/2 keeps of it.
+#[test]
+fn a_stream_holds_little() {
+    const MANY: usize = 2000;
+    let (ready, server) = mpsc::channel();
+    let (warm, warmed) = mpsc::channel::<()>();
+    let (counting, counted) = mpsc::channel::<()>();
+    let (done, until_done) = mpsc::channel::<()>();
+    let serving = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let server = runtime.block_on(Direct::start());
+        ready.send(server.addr).unwrap();
+        let until = async |said: &mpsc::Receiver<()>| {
+            while said.try_recv().is_err() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        // The connections, and a first stream on each.
+        runtime.block_on(until(&warmed));
+        counting.send(()).unwrap();
+        let info = allocation_counter::measure(|| runtime.block_on(until(&until_done)));
+        assert_eq!(server.streams.count(), CONNECTIONS + MANY);
+        info.bytes_current
+    });
+    let addr = server.recv().unwrap();
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut request = request(&["call.*.*"]);
+        request.client_name = "a consumer with a name of its own".into();
+        let (mut clients, mut consumers) = (Vec::new(), Vec::new());
+        for _ in 0..CONNECTIONS {
+            let mut client = proto::event_service_client::EventServiceClient::new(channel(addr).await);
+            consumers.push(Consumer::begin(&mut client, request.clone()).await.unwrap());
+            clients.push(client);
+        }
+        warm.send(()).unwrap();
+        counted.recv().unwrap();
+        for number in 0..MANY {
+            let client = &mut clients[number % CONNECTIONS];
+            consumers.push(Consumer::begin(client, request.clone()).await.unwrap());
+        }
+        done.send(()).unwrap();
+        // They stay until the server has counted.
+        let held = serving.join().unwrap();
+        let each = held / MANY as i64;
+        println!("{held} bytes for {MANY} streams: {each} each");
+        assert!(each <= 5 << 10, "{each} bytes for each stream");
+    });
+}
+
 fn events(count: usize) -> Vec<IncomingEvent> {
     let filler = "x".repeat(1000);
     (0..count)

@@ -444,6 +444,28 @@ async fn a_reset_by_the_client_ends_the_subscription_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_is_dismissed_hears_of_it_at_once_and_nobody_else_does() {
+    let rig = Rig::new().await;
+    let mut client = rig.connect(WIDE).await;
+    let mut leaves = client.subscribe().await;
+    let mut stays = client.subscribe().await;
+    let streams = rig.services.streams().clone();
+    let began = Instant::now();
+    // It waits for events, of which there are none.
+    tokio::task::yield_now().await;
+    assert!(streams.disconnect("s1".parse().unwrap()).is_some());
+    let Kind::Draining(draining) = leaves.next().await.unwrap().unwrap() else { panic!("no Draining") };
+    assert_eq!(draining.reason(), proto::DrainReason::Operator);
+    assert_eq!(leaves.next().await.unwrap(), None);
+    assert_eq!(leaves.trailers().await["grpc-status"], "14");
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert_eq!((rig.causes(), streams.count()), (vec![Cause::Disconnected], 1));
+    assert!(streams.disconnect("s1".parse().unwrap()).is_none(), "it has gone");
+    rig.publish("a", 10);
+    assert_eq!(stays.event().await.unwrap().call_id, "a");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_event_larger_than_all_windows_passes() {
     let rig = Rig::new().await;
     let mut client =
