@@ -107,7 +107,7 @@ async function consume(options, store) {
       case grpc.status.UNIMPLEMENTED:
         throw new Error(`refused, and it would be again: ${words}`);
     }
-    const leaving = ['DRAINING', 'MAX_STREAM_AGE', 'CREDENTIALS_EXPIRED'].includes(reason);
+    const leaving = ['DRAINING', 'MAX_STREAM_AGE', 'DISCONNECTED', 'CREDENTIALS_EXPIRED'].includes(reason);
     let delay;
     if ((leaving || error.code === grpc.status.ABORTED) && lived) {
       delay = Math.random() * 500; // at once, but not all consumers in the same instant

@@ -114,7 +114,8 @@ async def consume(options, store):
             grpc.StatusCode.UNIMPLEMENTED,
         ):
             sys.exit(f"refused, and it would be again: {words}")
-        at_once = code == grpc.StatusCode.ABORTED or reason in ("DRAINING", "MAX_STREAM_AGE", "CREDENTIALS_EXPIRED")
+        leaving = ("DRAINING", "MAX_STREAM_AGE", "DISCONNECTED", "CREDENTIALS_EXPIRED")
+        at_once = code == grpc.StatusCode.ABORTED or reason in leaving
         if at_once and lived:
             delay = random.uniform(0, 0.5)  # not all consumers in the same instant
         else:

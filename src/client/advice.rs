@@ -75,6 +75,7 @@ mod tests {
             (Code::Aborted, "SLOW_CONSUMER", Advice::AtOnce),
             (Code::Unavailable, "DRAINING", Advice::AtOnce),
             (Code::Unavailable, "MAX_STREAM_AGE", Advice::AtOnce),
+            (Code::Unavailable, "DISCONNECTED", Advice::AtOnce),
             (Code::Unavailable, "ACCOUNT_NOT_KNOWN_YET", Advice::Backoff),
             (Code::Unauthenticated, "", Advice::Refused),
             (Code::PermissionDenied, "", Advice::Refused),
