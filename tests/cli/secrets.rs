@@ -13,7 +13,9 @@ use base64::{
     engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
 };
 use hawking::{
-    proto::{self, event_service_client::EventServiceClient},
+    proto::{
+        self, admin_service_client::AdminServiceClient, event_service_client::EventServiceClient,
+    },
     sim::{AccountSpec, Event, Frame, Happening, Settings, Simulator},
 };
 use md5::{Digest as _, Md5};
@@ -313,6 +315,20 @@ async fn ask(client: &mut EventServiceClient<Channel>, received: &Received) {
     received.take(client.list_binding_types(request).await.map(tonic::Response::into_inner));
 }
 
+/// What an operator sees.
+async fn look(admin: &mut AdminServiceClient<Channel>, received: &Received) {
+    let request = proto::ListUpstreamSessionsRequest::default();
+    received.take(admin.list_upstream_sessions(request).await.map(tonic::Response::into_inner));
+    let request = proto::ListSubscribersRequest::default();
+    received.take(admin.list_subscribers(request).await.map(tonic::Response::into_inner));
+    let request = proto::ListEndedStreamsRequest::default();
+    received.take(admin.list_ended_streams(request).await.map(tonic::Response::into_inner));
+    for number in [2, 3, 99] {
+        let request = proto::RotateUpstreamRequest { account_id: id(number) };
+        received.take(admin.rotate_upstream(request).await.map(tonic::Response::into_inner));
+    }
+}
+
 fn subscribe(number: u8, bindings: &[&str]) -> proto::SubscribeRequest {
     proto::SubscribeRequest {
         account_id: id(number),
@@ -321,6 +337,13 @@ fn subscribe(number: u8, bindings: &[&str]) -> proto::SubscribeRequest {
         heartbeat_interval: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
         ..Default::default()
     }
+}
+
+/// To where a line of the log says that something is served.
+async fn connect(line: &str) -> Channel {
+    let port: String =
+        line.rsplit_once("127.0.0.1:").unwrap().1.chars().take_while(char::is_ascii_digit).collect();
+    Channel::from_shared(format!("http://127.0.0.1:{port}")).unwrap().connect().await.unwrap()
 }
 
 async fn nothing_secret_gets_out(log_format: &str) {
@@ -336,12 +359,8 @@ async fn nothing_secret_gets_out(log_format: &str) {
         .env("RUST_LOG", "trace")
         .env("RUST_BACKTRACE", "full");
     let mut gateway = Running::start(&mut command);
-    let line = gateway.stderr_line("serving gRPC");
-    let port: String =
-        line.rsplit_once("127.0.0.1:").unwrap().1.chars().take_while(char::is_ascii_digit).collect();
-
-    let channel = Channel::from_shared(format!("http://127.0.0.1:{port}")).unwrap().connect().await.unwrap();
-    let mut client = EventServiceClient::new(channel);
+    let mut admin = AdminServiceClient::new(connect(&gateway.stderr_line("serving AdminService")).await);
+    let mut client = EventServiceClient::new(connect(&gateway.stderr_line("serving gRPC")).await);
     let received = Received::default();
     let mut streams = JoinSet::new();
     for number in (2..=10).chain([99]) {
@@ -364,6 +383,7 @@ async fn nothing_secret_gets_out(log_format: &str) {
     for token in upstreams.tokens().iter().take(3) {
         upstreams.misbehave(token);
     }
+    look(&mut admin, &received).await;
     // Some of that ended the sessions: they come again by themselves.
     while !received.text().contains("a-call-that-is-seen") {
         assert!(began.elapsed() < PATIENCE, "no event");
@@ -371,6 +391,8 @@ async fn nothing_secret_gets_out(log_format: &str) {
         ask(&mut client, &received).await;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+
+    look(&mut admin, &received).await;
 
     let gateway = tokio::task::spawn_blocking(move || {
         gateway.signal("TERM");
@@ -388,6 +410,7 @@ async fn nothing_secret_gets_out(log_format: &str) {
         "DEBUG",
         "hawking::upstream",
         "subscribing",
+        "an operator steers a session",
         MARKER,
         "401",
         "does not accept the token",
@@ -395,7 +418,7 @@ async fn nothing_secret_gets_out(log_format: &str) {
     ] {
         assert!(said.contains(seen), "{seen} is not in {said}");
     }
-    for seen in ["401", "does not accept the token", "INVALID_BINDING", "DRAINING", "a-call-that-is-seen"] {
+    for seen in ["401", "does not accept the token", "INVALID_BINDING", "DRAINING", "a-call-that-is-seen", "NO_SESSION"] {
         assert!(received.contains(seen), "{seen} is not in {received}");
     }
     assert!(!leaks(&said, &BTreeSet::from([MARKER.to_owned()])).is_empty());
