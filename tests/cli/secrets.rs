@@ -13,9 +13,7 @@ use base64::{
     engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
 };
 use hawking::{
-    proto::{
-        self, admin_service_client::AdminServiceClient, event_service_client::EventServiceClient,
-    },
+    proto::{self, admin_service_client::AdminServiceClient, event_service_client::EventServiceClient},
     sim::{AccountSpec, Event, Frame, Happening, Settings, Simulator},
 };
 use md5::{Digest as _, Md5};
@@ -418,7 +416,14 @@ async fn nothing_secret_gets_out(log_format: &str) {
     ] {
         assert!(said.contains(seen), "{seen} is not in {said}");
     }
-    for seen in ["401", "does not accept the token", "INVALID_BINDING", "DRAINING", "a-call-that-is-seen", "NO_SESSION"] {
+    for seen in [
+        "401",
+        "does not accept the token",
+        "INVALID_BINDING",
+        "DRAINING",
+        "a-call-that-is-seen",
+        "NO_SESSION",
+    ] {
         assert!(received.contains(seen), "{seen} is not in {received}");
     }
     assert!(!leaks(&said, &BTreeSet::from([MARKER.to_owned()])).is_empty());
