@@ -15,6 +15,8 @@
 //!   an account, drops what came before (`dedupe`), and keeps the `ledger` of which session holds what. Two sessions of one
 //!   account share it.
 //!
+//! `counted` puts all of that into the words of metrics.
+//!
 //! Nothing in here waits for a consumer, and there is no unsubscribe: on an upstream that counts references across sessions
 //! it would silence others (F37).
 
@@ -23,6 +25,7 @@ mod backoff;
 mod close;
 mod commands;
 pub mod connector;
+mod counted;
 pub mod crossbar;
 mod dedupe;
 mod descendants;

@@ -19,6 +19,7 @@ mod gateway {
     mod endings;
     mod live;
     mod many;
+    mod metrics;
     mod outage;
     mod plain_ids;
     mod pressure;

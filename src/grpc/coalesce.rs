@@ -22,6 +22,8 @@ use tokio::{
     time::Instant,
 };
 
+use crate::telemetry::metrics::ConnectionCounts;
+
 /// What is gathered before it is written in any case, in bytes: some windows' worth, and few enough for the processor's
 /// cache. A single write of at least as much is not copied.
 const CAPACITY: usize = 128 << 10;
@@ -34,7 +36,8 @@ thread_local! {
 
 /// Splits a transport into what `h2` reads and writes, and what really writes.
 pub(crate) fn coalesce<IO>(io: IO) -> (Coalesced<IO>, Outlet<IO>) {
-    let inner = Inner { io, buffer: Vec::new(), written: 0, read: 0, last_read: Instant::now() };
+    let inner =
+        Inner { io, buffer: Vec::new(), written: 0, counts: Arc::default(), last_read: Instant::now() };
     let inner = Arc::new(Mutex::new(inner));
     (Coalesced(inner.clone()), Outlet(inner))
 }
@@ -50,7 +53,7 @@ struct Inner<IO> {
     /// What the transport has not taken yet begins at `written`. From the thread's pool: an idle connection has none.
     buffer: Vec<u8>,
     written: usize,
-    read: u64,
+    counts: Arc<ConnectionCounts>,
     last_read: Instant,
 }
 
@@ -72,7 +75,12 @@ impl<IO: AsyncWrite + Unpin> Outlet<IO> {
     /// Bytes read so far, and when last.
     pub fn read(&self) -> (u64, Instant) {
         let inner = self.0.lock();
-        (inner.read, inner.last_read)
+        (inner.counts.read.get(), inner.last_read)
+    }
+
+    /// What is counted of the connection.
+    pub fn counts(&self) -> Arc<ConnectionCounts> {
+        self.0.lock().counts.clone()
     }
 }
 
@@ -88,7 +96,10 @@ impl<IO: AsyncWrite + Unpin> Inner<IO> {
         while self.written < self.buffer.len() {
             match ready!(Pin::new(&mut self.io).poll_write(cx, &self.buffer[self.written..]))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                count => self.written += count,
+                count => {
+                    self.counts.wrote(count);
+                    self.written += count;
+                }
             }
         }
         self.give_buffer_back();
@@ -118,13 +129,15 @@ impl<IO: AsyncWrite + Unpin> Inner<IO> {
 
     fn write_through(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let io = Pin::new(&mut self.io);
-        if io.is_write_vectored() {
-            return io.poll_write_vectored(cx, slices);
-        }
-        match slices.iter().find(|slice| !slice.is_empty()) {
+        let polled = match slices.iter().find(|slice| !slice.is_empty()) {
+            _ if io.is_write_vectored() => io.poll_write_vectored(cx, slices),
             Some(slice) => io.poll_write(cx, slice),
             None => Poll::Ready(Ok(0)),
+        };
+        if let Poll::Ready(Ok(count)) = polled {
+            self.counts.wrote(count);
         }
+        polled
     }
 }
 
@@ -163,7 +176,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Coalesced<IO> {
         let polled = Pin::new(&mut inner.io).poll_read(cx, buf);
         let count = buf.filled().len() - before;
         if count > 0 {
-            inner.read += count as u64;
+            inner.counts.read.add_alone(count as u64);
             inner.last_read = Instant::now();
         }
         polled

@@ -29,7 +29,7 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::config;
+use crate::{config, telemetry::metrics::ConnectionEnd};
 
 use self::{
     attention::Ready,
@@ -57,6 +57,8 @@ pub(crate) enum ConnectionError {
     Hello(Duration),
     #[error("no answer to a ping within {0:?}")]
     Ping(Duration),
+    #[error("no HTTP/2: {0}")]
+    Handshake(h2::Error),
     #[error(transparent)]
     Http(#[from] h2::Error),
     #[error(transparent)]
@@ -75,6 +77,30 @@ where
 {
     let settings = services.settings().clone();
     let (io, outlet) = coalesce(io);
+    let counted = services.counts().connection_accepted(outlet.counts());
+    let ended = drive(io, outlet, peer, services, drain, settings).await;
+    counted.ended(match &ended {
+        Ok(()) => ConnectionEnd::Done,
+        Err(ConnectionError::Hello(_)) => ConnectionEnd::HelloTimeout,
+        Err(ConnectionError::Ping(_)) => ConnectionEnd::PingTimeout,
+        Err(ConnectionError::Handshake(_)) => ConnectionEnd::Handshake,
+        Err(ConnectionError::Http(_)) => ConnectionEnd::Http,
+        Err(ConnectionError::Io(_)) => ConnectionEnd::Io,
+    });
+    ended
+}
+
+async fn drive<IO>(
+    io: Coalesced<IO>,
+    outlet: Outlet<IO>,
+    peer: SocketAddr,
+    services: Services,
+    drain: CancellationToken,
+    settings: config::Grpc,
+) -> Result<(), ConnectionError>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let hello_until = Instant::now() + settings.handshake_timeout;
     let http = tokio::select! {
         // Nobody to tell yet.
@@ -103,7 +129,7 @@ where
         let polled = handshake.as_mut().poll(cx);
         match outlet.poll_drain(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
-            _ => polled.map_err(ConnectionError::from),
+            _ => polled.map_err(ConnectionError::Handshake),
         }
     })
     .await
@@ -293,11 +319,13 @@ where
         while let Some(sweep) = &mut self.sweep
             && sweep.as_mut().poll(cx).is_ready()
         {
-            if self.end_stalled() {
-                self.sweep = Some(Box::pin(sleep(interval)));
-            } else {
-                self.sweep = None;
-            }
+            self.sweep = self.end_stalled().then(|| Box::pin(sleep(interval)));
+            // Those that were stalled at the sweep before, too: a window that is full for a moment is nothing to tell of.
+            let for_long = |call: &Call| {
+                call.stall().is_some_and(|stall| self.turn.now.duration_since(stall.since) >= interval)
+            };
+            let stalled = self.calls.iter().filter(|(_, call)| for_long(call)).count();
+            self.outlet.counts().stalled(stalled);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, time::SystemTime};
 use parking_lot::Mutex;
 use tonic::Code;
 
-use crate::hub::Cursor;
+use crate::{hub::Cursor, telemetry::metrics::Word};
 
 use super::streams::Consumer;
 
@@ -100,6 +100,14 @@ impl Cause {
             | Cause::ConnectionLost
             | Cause::KeepaliveTimeout => None,
         }
+    }
+}
+
+impl Word for Cause {
+    const ALL: &'static [Self] = &Cause::ALL;
+
+    fn as_str(self) -> &'static str {
+        Cause::as_str(self)
     }
 }
 

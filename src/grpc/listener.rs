@@ -6,7 +6,10 @@ use tokio::{net::TcpListener, sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config, ops::drain::Drain, proto::admin_service_server::AdminService, telemetry::throttle::Throttle,
+    config,
+    ops::drain::Drain,
+    proto::admin_service_server::AdminService,
+    telemetry::{metrics::Metrics, throttle::Throttle},
 };
 
 use super::{
@@ -48,9 +51,10 @@ pub async fn serve_operators(
     settings: config::Grpc,
     listener: TcpListener,
     drain: Drain,
+    metrics: Arc<Metrics>,
 ) -> Result<(), NewServicesError> {
     let settings = config::Grpc { max_connections: OPERATOR_CONNECTIONS, ..settings };
-    serve(Services::for_operators(admin, settings).await?, listener, drain).await;
+    serve(Services::for_operators(admin, settings, &metrics).await?, listener, drain).await;
     Ok(())
 }
 
@@ -60,7 +64,8 @@ async fn serve(services: Services, listener: TcpListener, drain: Drain) {
     let tasks = Tasks::default();
     let _cut_on_drop = tasks.cut.clone().drop_guard();
     let draining = CancellationToken::new();
-    let (mut failed, mut refused) = (Throttle::every(WARN_INTERVAL), Throttle::every(WARN_INTERVAL));
+    let throttle = || Throttle::every(WARN_INTERVAL).counted(services.lines_suppressed());
+    let (mut failed, mut refused) = (throttle(), throttle());
 
     let mut ending = pin!(drain.ending());
     let mut unready = pin!(async {
@@ -83,6 +88,7 @@ async fn serve(services: Services, listener: TcpListener, drain: Drain) {
             Ok(accepted) => accepted,
             Err(error) if is_of_one_connection(&error) => continue,
             Err(error) => {
+                services.counts().accept_failed();
                 // The connection stays in the backlog, so that accepting again at once would spin.
                 if let Some(count) = failed.hit(Instant::now()) {
                     tracing::warn!(%error, count, "connections cannot be accepted at the moment");
@@ -95,6 +101,7 @@ async fn serve(services: Services, listener: TcpListener, drain: Drain) {
         };
         let Ok(permit) = permits.clone().try_acquire_owned() else {
             // Closed rather than left waiting: the client can try elsewhere.
+            services.counts().connection_refused();
             if let Some(count) = refused.hit(Instant::now()) {
                 tracing::warn!(limit = settings.max_connections, %peer, count, "connection refused: there are too many");
             }

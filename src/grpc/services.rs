@@ -12,7 +12,7 @@ use crate::{
     binding::{OptIn, catalogue},
     clock::SharedClock,
     config,
-    hub::{self, Hub},
+    hub::{self, GapReason, Hub},
     ops::drain::Drain,
     proto::{
         self,
@@ -20,9 +20,10 @@ use crate::{
         event_service_server::{EventService, EventServiceServer},
     },
     random::SharedRandom,
+    telemetry::metrics::{Count, Metrics, ServingCounts},
 };
 
-use super::{Server, content::Content, limits, message, status, streams::Streams, subscribe};
+use super::{Server, content::Content, ended::Cause, limits, message, status, streams::Streams, subscribe};
 
 /// Who calls: a connection.
 #[derive(Clone)]
@@ -43,6 +44,7 @@ pub(crate) struct Shared {
     pub drain: Drain,
     /// Those that are open, and those that are over.
     pub streams: Arc<Streams>,
+    pub counts: Arc<ServingCounts>,
 }
 
 /// The services could not be set up: a defect of this build.
@@ -62,12 +64,18 @@ pub(crate) struct Services {
     /// What the listener is for.
     main: &'static str,
     health: HealthReporter,
+    /// What is counted of the listener, its connections and its streams.
+    counts: Arc<ServingCounts>,
+    lines_suppressed: Arc<Count>,
 }
 
 impl Services {
     /// Those for consumers.
     pub(crate) async fn for_consumers(server: Server) -> Result<Self, NewServicesError> {
         let settings = server.settings.clone();
+        let counts = server.metrics.serving().clone();
+        counts.expect_stream_ends::<Cause>();
+        counts.expect_gaps::<GapReason>();
         let shared = Arc::new(Shared {
             settings: server.settings,
             hub: server.hub,
@@ -76,24 +84,26 @@ impl Services {
             random: server.random,
             drain: server.drain,
             streams: server.streams,
+            counts: counts.clone(),
         });
         let calls = EventServiceServer::new(Calls { shared: shared.clone() });
         let calls = calls.max_decoding_message_size(settings.max_request_bytes);
-        let services = Self::of(calls, settings).await?;
-        Ok(Self { subscribe: Some(shared), ..services })
+        let services = Self::of(calls, settings, &server.metrics).await?;
+        Ok(Self { subscribe: Some(shared), counts, ..services })
     }
 
-    /// Those for operators.
+    /// Those for operators. Their connections are not counted among those of consumers.
     pub(crate) async fn for_operators(
         admin: impl AdminService,
         settings: config::Grpc,
+        metrics: &Metrics,
     ) -> Result<Self, NewServicesError> {
         let calls = AdminServiceServer::new(admin);
-        Self::of(calls.max_decoding_message_size(settings.max_request_bytes), settings).await
+        Self::of(calls.max_decoding_message_size(settings.max_request_bytes), settings, metrics).await
     }
 
     /// A service, with health and reflection of it and of nothing else.
-    async fn of<S>(service: S, settings: config::Grpc) -> Result<Self, NewServicesError>
+    async fn of<S>(service: S, settings: config::Grpc, metrics: &Metrics) -> Result<Self, NewServicesError>
     where
         S: tower::Service<
                 Request<tonic::body::Body>,
@@ -116,12 +126,30 @@ impl Services {
             .add_service(reflection(S::NAME).build_v1()?)
             .add_service(reflection(S::NAME).build_v1alpha()?)
             .prepare();
-        Ok(Self { settings: Arc::new(settings), subscribe: None, routes, main: S::NAME, health })
+        Ok(Self {
+            settings: Arc::new(settings),
+            subscribe: None,
+            routes,
+            main: S::NAME,
+            health,
+            counts: Arc::default(),
+            lines_suppressed: metrics.lines_suppressed(),
+        })
     }
 
     /// The bounds of the listener's connections.
     pub(crate) fn settings(&self) -> &config::Grpc {
         &self.settings
+    }
+
+    /// What is counted of the listener and its connections.
+    pub(crate) fn counts(&self) -> &Arc<ServingCounts> {
+        &self.counts
+    }
+
+    /// Counts lines of log that are held back.
+    pub(crate) fn lines_suppressed(&self) -> Arc<Count> {
+        self.lines_suppressed.clone()
     }
 
     /// The name of what the listener is for.

@@ -17,9 +17,10 @@ use tonic::Status;
 
 use crate::{
     clock::SharedClock,
-    hub::{EndReason, Item, Subscription},
+    hub::{EndReason, Gap, GapReason, Item, Subscription},
     ops::drain::{Drain, Reason},
     proto::{self, subscribe_response::Kind},
+    telemetry::metrics::ServingCounts,
 };
 
 use super::{
@@ -34,6 +35,7 @@ pub(crate) struct EventStream {
     /// What others see of it.
     open: Arc<OpenStream>,
     streams: Arc<Streams>,
+    counts: Arc<ServingCounts>,
     clock: SharedClock,
     /// Says when and why, at the end.
     drain: Drain,
@@ -86,6 +88,8 @@ pub(crate) struct Setup {
     pub expires: Option<Instant>,
     /// Where it is listed.
     pub streams: Arc<Streams>,
+    /// Where it is counted.
+    pub counts: Arc<ServingCounts>,
 }
 
 impl EventStream {
@@ -95,6 +99,7 @@ impl EventStream {
         Self {
             open,
             streams: setup.streams,
+            counts: setup.counts,
             clock: setup.clock,
             drain: setup.drain,
             subscription,
@@ -177,7 +182,10 @@ impl EventStream {
                 let status = status::ended(&reason, self.open.consumer().account.as_str());
                 return Poll::Ready(self.finish(&status, cause));
             }
-            Item::Gap(gap) => Kind::Gap(message::gap(&gap, epoch)),
+            Item::Gap(gap) => {
+                self.count(&gap);
+                Kind::Gap(message::gap(&gap, epoch))
+            }
             Item::Upstream { change, since, position, bindings } => {
                 Kind::UpstreamStatus(message::upstream_status(
                     &change,
@@ -192,6 +200,21 @@ impl EventStream {
             }),
         };
         Poll::Ready(Part::Messages(message::response(kind)))
+    }
+
+    /// A gap is told of when it opens and again when it is closed, if it is not over already when it is found.
+    fn count(&self, gap: &Gap) {
+        use GapReason::{EpochChanged, ReplayWindowExceeded, SlowConsumer};
+        let is_over_when_found = matches!(gap.reason, SlowConsumer | ReplayWindowExceeded | EpochChanged);
+        if gap.before.is_none() || is_over_when_found {
+            self.counts.gap_opened(gap.reason);
+        }
+        if let (Some(start), Some(end)) = (gap.start_time, gap.end_time) {
+            self.counts.gap_closed(gap.reason, end.duration_since(start).unwrap_or_default());
+        }
+        if gap.reason == SlowConsumer {
+            self.counts.skipped(gap.lost_count.unwrap_or_default());
+        }
     }
 
     /// `Draining` now, the status with the next part.
@@ -259,6 +282,7 @@ impl Drop for EventStream {
             delivered = stream.delivered,
             "stream ended",
         );
+        self.counts.stream_ended(stream.cause);
         self.streams.leave(stream);
     }
 }

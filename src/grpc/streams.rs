@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 use crate::{
     binding::AccountId,
     hub::{Cursor, Progress},
+    telemetry::metrics::Reading,
 };
 
 use super::ended::{EndedStream, EndedStreams};
@@ -141,19 +142,40 @@ impl OpenStream {
 #[derive(Default)]
 pub struct Streams {
     last: AtomicU64,
-    open: Mutex<BTreeMap<SubscriptionId, Arc<OpenStream>>>,
+    listed: Mutex<Listed>,
     ended: EndedStreams,
+}
+
+#[derive(Default)]
+struct Listed {
+    open: BTreeMap<SubscriptionId, Arc<OpenStream>>,
+    /// What those that are over were given, by the account whose session served them.
+    past: BTreeMap<AccountId, Delivered>,
+}
+
+/// What streams were given.
+#[derive(Debug, Clone, Copy, Default)]
+struct Delivered {
+    events: u64,
+    bytes: u64,
+}
+
+impl Delivered {
+    fn add(&mut self, progress: &Progress) {
+        self.events += progress.delivered();
+        self.bytes += progress.delivered_bytes();
+    }
 }
 
 impl Streams {
     /// The open ones, in the order in which they began.
     pub fn open(&self) -> Vec<Arc<OpenStream>> {
-        self.open.lock().values().map(Arc::clone).collect()
+        self.listed.lock().open.values().map(Arc::clone).collect()
     }
 
     /// How many are open.
     pub fn count(&self) -> usize {
-        self.open.lock().len()
+        self.listed.lock().open.len()
     }
 
     /// Those that ended lately.
@@ -161,10 +183,31 @@ impl Streams {
         &self.ended
     }
 
+    /// Adds what streams were given, and how far those that are open lag behind, to accounts that are read already. Takes
+    /// an account's lock for each stream.
+    pub fn read(&self, reading: &mut Reading) {
+        let (open, mut delivered) = {
+            let listed = self.listed.lock();
+            // One that ends from here on is among the open ones still, and nowhere else.
+            (listed.open.values().map(Arc::clone).collect::<Vec<_>>(), listed.past.clone())
+        };
+        for stream in open {
+            let account = stream.progress.served_by();
+            delivered.entry(account).or_default().add(&stream.progress);
+            reading.lags(&account, stream.lag());
+        }
+        for (account, Delivered { events, bytes }) in delivered {
+            if let Some(account) = reading.accounts.get_mut(&account) {
+                account.deliveries = events;
+                account.delivered_bytes = bytes;
+            }
+        }
+    }
+
     /// Has one end as a drain would end it: the client is told where to resume. Gives the stream, if it was there. One whose
     /// client does not read ends when it reads again, or is reset.
     pub fn disconnect(&self, id: SubscriptionId) -> Option<Arc<OpenStream>> {
-        let stream = self.open.lock().get(&id).map(Arc::clone)?;
+        let stream = self.listed.lock().open.get(&id).map(Arc::clone)?;
         stream.dismiss();
         Some(stream)
     }
@@ -175,11 +218,19 @@ impl Streams {
     }
 
     pub(super) fn enter(&self, stream: Arc<OpenStream>) {
-        self.open.lock().insert(stream.consumer.subscription_id, stream);
+        self.listed.lock().open.insert(stream.consumer.subscription_id, stream);
     }
 
     pub(super) fn leave(&self, ended: EndedStream) {
-        let stream = self.open.lock().remove(&ended.consumer.subscription_id);
+        let stream = {
+            let mut listed = self.listed.lock();
+            let stream = listed.open.remove(&ended.consumer.subscription_id);
+            if let Some(stream) = &stream {
+                let past = listed.past.entry(stream.progress.served_by()).or_default();
+                past.add(&stream.progress);
+            }
+            stream
+        };
         // Without the lock: it may be the last to let go of an account.
         drop(stream);
         self.ended.push(ended);

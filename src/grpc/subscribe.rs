@@ -16,6 +16,7 @@ use crate::{
     hub,
     proto::{self, subscribe_response::Kind},
     random::{self, Random},
+    telemetry::metrics::StreamStart,
 };
 
 use super::{
@@ -54,6 +55,7 @@ where
         }
         Err(status) => {
             let reason = status::reason(&status);
+            shared.counts.stream_refused(&reason);
             tracing::info!(%peer, code = ?status.code(), reason, detail = status.message(), "Subscribe refused");
             status.into_http().map(Content::other)
         }
@@ -130,7 +132,13 @@ where
         deadline,
         expires: shared.settings.max_stream_age.map(|age| expiry(age, &*shared.random)),
         streams: shared.streams.clone(),
+        counts: shared.counts.clone(),
     };
+    shared.counts.stream_started(match request.spec.start {
+        hub::Start::Live => StreamStart::Live,
+        hub::Start::After(_) => StreamStart::Cursor,
+        hub::Start::At(_) => StreamStart::Time,
+    });
     Ok(EventStream::new(setup, subscription))
 }
 

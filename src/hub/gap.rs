@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use crate::binding::Binding;
+use crate::{binding::Binding, telemetry::metrics::Word};
 
 use super::{
     coverage::{BindingReport, BindingState, Cause, Coverage, Standing},
@@ -34,6 +34,32 @@ pub enum GapReason {
     ReplayWindowExceeded,
     /// The requested cursor is of another log.
     EpochChanged,
+}
+
+impl Word for GapReason {
+    const ALL: &'static [Self] = &[
+        GapReason::UpstreamDisconnected,
+        GapReason::BindingPending,
+        GapReason::UpstreamLoss,
+        GapReason::Rotation,
+        GapReason::MonthTurn,
+        GapReason::SlowConsumer,
+        GapReason::ReplayWindowExceeded,
+        GapReason::EpochChanged,
+    ];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            GapReason::UpstreamDisconnected => "upstream_disconnected",
+            GapReason::BindingPending => "binding_pending",
+            GapReason::UpstreamLoss => "upstream_loss",
+            GapReason::Rotation => "rotation",
+            GapReason::MonthTurn => "month_turn",
+            GapReason::SlowConsumer => "slow_consumer",
+            GapReason::ReplayWindowExceeded => "replay_window_exceeded",
+            GapReason::EpochChanged => "epoch_changed",
+        }
+    }
 }
 
 /// A stretch in which events for a subscription were or may have been lost; opened, and closed binding by binding.

@@ -5,6 +5,8 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
+use crate::binding::AccountId;
+
 use super::{
     account::Account,
     log::{Cursor, Sequence},
@@ -24,6 +26,7 @@ pub struct Progress {
     yielded: AtomicU64,
     ordinal: AtomicU64,
     delivered: AtomicU64,
+    bytes: AtomicU64,
 }
 
 impl Progress {
@@ -34,6 +37,7 @@ impl Progress {
             yielded: AtomicU64::new(position.0),
             ordinal: AtomicU64::new(UNKNOWN),
             delivered: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
         }
     }
 
@@ -43,10 +47,16 @@ impl Progress {
         self.ordinal.store(ordinal.unwrap_or(UNKNOWN), Relaxed);
     }
 
-    /// So many more events were yielded.
-    pub(super) fn add(&self, events: u32) {
+    /// So many more events were yielded, of so many bytes with their framing.
+    pub(super) fn add(&self, events: u32, bytes: usize) {
         // There is one writer, so that nothing can come between the two.
         self.delivered.store(self.delivered.load(Relaxed) + u64::from(events), Relaxed);
+        self.bytes.store(self.bytes.load(Relaxed) + bytes as u64, Relaxed);
+    }
+
+    /// The account whose session serves it.
+    pub fn served_by(&self) -> AccountId {
+        self.account.served_by()
     }
 
     /// The position that was passed: everything up to it was yielded.
@@ -57,6 +67,11 @@ impl Progress {
     /// Events that were yielded.
     pub fn delivered(&self) -> u64 {
         self.delivered.load(Relaxed)
+    }
+
+    /// Bytes of these, as they are framed.
+    pub fn delivered_bytes(&self) -> u64 {
+        self.bytes.load(Relaxed)
     }
 
     /// Events of the subscription between its position and the end of the log, also those that the log has let go of

@@ -222,8 +222,8 @@ impl Subscription {
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
         for _ in 0..STEPS_PER_POLL {
             if let Some(item) = self.queue.pop_front() {
-                if let Item::Events { count, .. } = &item {
-                    self.progress.add(*count);
+                if let Item::Events { frames, count, .. } = &item {
+                    self.progress.add(*count, frames.len());
                 }
                 if self.queue.is_empty() {
                     self.progress.set(self.passed, self.ordinal);

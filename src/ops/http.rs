@@ -75,7 +75,7 @@ pub async fn serve(listener: TcpListener, pages: Pages, stop: CancellationToken)
     // Where this future is dropped nobody waits for the connections: they end at once.
     let cut = CancellationToken::new();
     let _cut_on_drop = cut.clone().drop_guard();
-    let mut failed = Throttle::every(WARN_INTERVAL);
+    let mut failed = Throttle::every(WARN_INTERVAL).counted(pages.metrics.lines_suppressed());
     loop {
         let accept = async {
             // It is never closed.

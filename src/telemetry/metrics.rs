@@ -41,8 +41,9 @@ use parking_lot::RwLock;
 
 use crate::binding::AccountId;
 
+use self::{account::Samples, count::ByWord, family::Sheet};
 pub use self::{
-    account::AccountCounts,
+    account::{AccountCounts, SessionGuard},
     count::{Count, Moment},
     family::Form,
     reading::{AccountReading, Reading},
@@ -52,7 +53,6 @@ pub use self::{
         RotationTrigger, SessionEnd, State, StreamStart, Word,
     },
 };
-use self::{account::Samples, count::ByWord, family::Sheet};
 
 /// Configured accounts that have a label of their own, in order of their ids.
 pub const ACCOUNTS_SHOWN: usize = 500;
@@ -103,14 +103,12 @@ impl Metrics {
         metrics
     }
 
-    /// What is counted for a configured account. The same for each who asks.
+    /// What is counted for a configured account. The same for each who asks, for as long as somebody holds it or the account
+    /// is read of ([`Reading`]): nothing is said of one that was removed.
     pub fn account(&self, id: AccountId) -> Arc<AccountCounts> {
-        Arc::clone(self.accounts.write().entry(id).or_default())
-    }
-
-    /// The account is not configured any more: nothing is said of it from here on.
-    pub fn forget_account(&self, id: &AccountId) {
-        self.accounts.write().remove(id);
+        let mut accounts = self.accounts.write();
+        let new = || Arc::new(AccountCounts::new(self.lines_suppressed()));
+        Arc::clone(accounts.entry(id).or_insert_with(new))
     }
 
     /// What is counted on the consumers' side.
@@ -147,6 +145,10 @@ impl Metrics {
         let mut sheet = Sheet::new(form);
         self.write_process(&mut sheet, &reading);
         let accounts = std::mem::take(&mut reading.accounts);
+        let is_there = |id: &AccountId, counts: &mut Arc<AccountCounts>| {
+            accounts.contains_key(id) || Arc::strong_count(counts) > 1
+        };
+        self.accounts.write().retain(is_there);
         Samples::new(&self.accounts.read(), accounts, ACCOUNTS_SHOWN).write(&mut sheet);
         self.serving.write(&mut sheet, &reading);
         sheet.finish()

@@ -22,6 +22,7 @@ use crate::{
     binding::Flavour,
     config,
     hub::{BranchInterest, GapReason, Hub, Interest, UpstreamChange, UpstreamState},
+    telemetry::metrics::{Attempt as Outcome, SessionGuard},
 };
 
 use super::{
@@ -29,6 +30,7 @@ use super::{
     backoff::Backoff,
     close::{CloseCause, Ended},
     connector::BoxedIo,
+    counted,
     crossbar::Token,
     dedupe::SessionId,
     descendants::{self, Asking, Descendants},
@@ -96,6 +98,7 @@ struct Running {
     progress: watch::Receiver<Progress>,
     leave: CancellationToken,
     ends: BoxFuture<'static, Ended>,
+    counted: SessionGuard,
 }
 
 impl Running {
@@ -155,8 +158,10 @@ impl Keeper {
         seams: Seams,
     ) -> Self {
         let now = Instant::now();
+        let counts = seams.metrics.account(account.id);
+        counts.expect_gaps::<GapReason>();
         Self {
-            intake: Arc::new(Intake::new(account.id, log, &settings)),
+            intake: Arc::new(Intake::new(account.id, log, &settings, counts)),
             descendants: None,
             backoff: Backoff::new(&settings),
             token: None,
@@ -309,6 +314,9 @@ impl Keeper {
             let second = self.successor.as_ref().map(Running::progress);
             let action = self.rotation.step(now, current.opened, &current.progress(), second.as_ref());
             let Some(action) = action else { break };
+            if let (Action::Open | Action::LogIn, Some(trigger)) = (action, self.rotation.trigger()) {
+                self.intake.counts().rotation_started(trigger.into());
+            }
             self.act(action);
         }
     }
@@ -383,6 +391,12 @@ impl Keeper {
             self.realm_is_known = true;
         }
         let now = Instant::now();
+        match &attempt.socket {
+            Ok(Some(_)) => self.intake.counts().attempted(Outcome::Connected),
+            // A token was all that was asked for.
+            Ok(None) => {}
+            Err(failure) => self.intake.counts().attempted(failure.outcome()),
+        }
         match (attempt.socket, self.current.is_some()) {
             (Ok(Some(socket)), false) => {
                 let first = self.sessions == 0;
@@ -412,7 +426,7 @@ impl Keeper {
             }
             (Err(failure), true) => {
                 info!(%failure, "the session cannot be replaced now");
-                self.rotation.ends(now, &*self.link.seams.random);
+                self.rotation_over(now, false);
             }
         }
     }
@@ -448,7 +462,8 @@ impl Keeper {
             session::run(context, socket, receiver, asked, &until).await
         };
         let ends = ends.instrument(info_span!("session", session = id.0)).boxed();
-        Running { id, opened: at, orders, questions, progress, leave, ends }
+        let counted = self.intake.counts().session_opened();
+        Running { id, opened: at, orders, questions, progress, leave, ends, counted }
     }
 
     /// A session has become the account's only one.
@@ -474,6 +489,7 @@ impl Keeper {
     /// that was on its way was read.
     fn current_ended(&mut self, ended: &Ended) {
         let Some(session) = self.current.take() else { return };
+        session.counted.ended(ended.cause.into());
         self.telling = None;
         self.flavour = ended.flavour;
         self.last_life = Some(ended.last_life);
@@ -503,15 +519,15 @@ impl Keeper {
             successor.orders.send_modify(|orders| orders.speaks = true);
             self.current = Some(successor);
             self.begins();
-            self.rotation.ends(now, &*self.link.seams.random);
+            self.rotation_over(now, true);
             self.survived(now);
         } else if let Stage::Breaking { .. } = stage {
             info!("the session was closed to be opened again");
-            self.rotation.ends(now, &*self.link.seams.random);
+            self.rotation_over(now, false);
             self.retry_at = now;
         } else {
             warn!(cause = %ended.cause, live = ?ended.live, "the session ended; connecting again");
-            self.rotation.ends(now, &*self.link.seams.random);
+            self.rotation_over(now, false);
             self.retry_at = now + self.delay_after(ended);
         }
     }
@@ -519,6 +535,7 @@ impl Keeper {
     /// The session that was to take another's place ended first.
     fn successor_ended(&mut self, ended: &Ended) {
         let Some(session) = self.successor.take() else { return };
+        session.counted.ended(ended.cause.into());
         info!(cause = %ended.cause, "the session that was to take over ended");
         let end = End::Redundant { since: ended.last_life };
         self.intake.book(|ledger| ledger.ended(session.id, end));
@@ -526,8 +543,17 @@ impl Keeper {
             self.token = None;
         }
         let now = Instant::now();
-        self.rotation.ends(now, &*self.link.seams.random);
+        self.rotation_over(now, false);
         self.survived(now);
+    }
+
+    /// A replacement of the session, if one was under way, is over. Whether another one took over.
+    fn rotation_over(&mut self, now: Instant, succeeded: bool) {
+        if self.rotation.trigger().is_some() {
+            let outcome = counted::rotation_end(self.rotation.stage(), succeeded);
+            self.intake.counts().rotation_ended(outcome);
+        }
+        self.rotation.ends(now, &*self.link.seams.random);
     }
 
     /// A session ended and another stays: that one subscribes to everything at once, and again later (F51).
@@ -539,11 +565,13 @@ impl Keeper {
     async fn stopped(mut self) {
         if let Some(mut successor) = self.successor.take() {
             let ended = successor.ends.as_mut().await;
+            successor.counted.ended(ended.cause.into());
             let end = End::Redundant { since: ended.last_life };
             self.intake.book(|ledger| ledger.ended(successor.id, end));
         }
         if let Some(mut current) = self.current.take() {
             let ended = current.ends.as_mut().await;
+            current.counted.ended(ended.cause.into());
             (self.flavour, self.last_life) = (ended.flavour, Some(ended.last_life));
             let end = End::Lost { reason: GapReason::UpstreamDisconnected, since: ended.last_life };
             self.intake.book(|ledger| ledger.ended(current.id, end));

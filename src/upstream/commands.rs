@@ -7,12 +7,16 @@
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
 use tokio::time::Instant;
 
-use crate::config;
+use crate::{
+    config,
+    telemetry::metrics::{AccountCounts, CommandResult},
+};
 
 use super::{
     frame::{Outcome, Refusal},
@@ -40,6 +44,7 @@ pub(crate) struct Commands {
     later: VecDeque<String>,
     /// What is being refreshed.
     refreshing: BTreeSet<Target>,
+    counts: Arc<AccountCounts>,
 }
 
 /// What a command is for.
@@ -88,7 +93,7 @@ pub(crate) enum Settled {
 
 impl Commands {
     /// None yet. `tag` begins the request ids.
-    pub fn new(settings: &config::Upstream, tag: String, now: Instant) -> Self {
+    pub fn new(settings: &config::Upstream, tag: String, counts: Arc<AccountCounts>, now: Instant) -> Self {
         Self {
             pacing: Pacing::new(settings, now),
             timeout: settings.command_timeout,
@@ -99,6 +104,7 @@ impl Commands {
             queue: VecDeque::new(),
             later: VecDeque::new(),
             refreshing: BTreeSet::new(),
+            counts,
         }
     }
 
@@ -166,6 +172,7 @@ impl Commands {
         let open = self.open.get_mut(&id)?;
         open.deadline = Some(now + self.timeout);
         open.sent.get_or_insert(now);
+        self.counts.command_sent(open.purpose.into());
         self.open.get_key_value(&id).map(|(id, open)| (id.as_str(), open.targets.as_slice()))
     }
 
@@ -206,6 +213,7 @@ impl Commands {
             if open.deadline.is_some_and(|deadline| deadline <= now) {
                 open.deadline = None;
                 open.timeouts += 1;
+                self.counts.command_result(open.purpose.into(), CommandResult::Timeout);
                 any = true;
                 match open.purpose {
                     Purpose::Refresh => self.later.push_back(id.clone()),
@@ -226,6 +234,9 @@ impl Commands {
     /// Takes a reply.
     pub fn reply(&mut self, request_id: &str, outcome: Outcome, now: Instant) -> Settled {
         let purpose = self.open.get(request_id).map(|open| open.purpose);
+        if let (Some(purpose), Some(result)) = (purpose, result(outcome)) {
+            self.counts.command_result(purpose.into(), result);
+        }
         match outcome {
             Outcome::Refused(Refusal::RateLimit) => {
                 self.pacing.penalise(now);
@@ -315,6 +326,16 @@ impl Commands {
     }
 }
 
+/// As what an answer is counted. One that proves nothing is none: the command's time goes on.
+fn result(outcome: Outcome) -> Option<CommandResult> {
+    match outcome {
+        Outcome::Subscribed { .. } => Some(CommandResult::Done),
+        Outcome::Refused(Refusal::RateLimit) => Some(CommandResult::RateLimited),
+        Outcome::Refused(_) => Some(CommandResult::Refused),
+        Outcome::Unproven => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use crate::binding::UpstreamBinding;
@@ -334,7 +355,8 @@ mod tests {
         ["call.CHANNEL_CREATE.*", "call.CHANNEL_ANSWER.*", "call.*.*", "fax.status.*", "object.*.*"];
 
     fn commands(asked: &[&str]) -> Commands {
-        let mut commands = Commands::new(&config::Upstream::default(), "s".into(), Instant::now());
+        let mut commands =
+            Commands::new(&config::Upstream::default(), "s".into(), Arc::default(), Instant::now());
         commands.ask(&asked.iter().map(|binding| target(binding)).collect());
         commands
     }

@@ -19,10 +19,14 @@ use crate::{
     binding::{AccountId, EventKey, Kind, Owner},
     config,
     hub::{self, Control, IncomingEvent, UpstreamChange},
-    telemetry::throttle::Throttle,
+    telemetry::{
+        metrics::{AccountCounts, Dropped},
+        throttle::Throttle,
+    },
 };
 
 use super::{
+    counted::Counted,
     dedupe::{Deduplicator, Identity, SessionId, Source},
     event::{PayloadFacts, convert},
     frame::EventFrame,
@@ -37,8 +41,8 @@ const SESSIONS_COUNTED: usize = 4;
 
 /// Where events and control records go: an account of the hub.
 pub(crate) trait Log: Send + Sync {
-    /// Appends an event. Never waits.
-    fn append(&self, event: IncomingEvent);
+    /// Appends an event, and says whether anybody wants it: if not, it is left out. Never waits.
+    fn append(&self, event: IncomingEvent) -> bool;
     /// Appends a control record. Never waits.
     fn record(&self, control: Control);
     /// What stands in it about the upstream, where that can be known.
@@ -50,9 +54,8 @@ pub(crate) trait Log: Send + Sync {
 }
 
 impl Log for hub::Account {
-    fn append(&self, event: IncomingEvent) {
-        // Where nobody wants it, the hub leaves it out.
-        let _ = hub::Account::append(self, event);
+    fn append(&self, event: IncomingEvent) -> bool {
+        hub::Account::append(self, event).is_some()
     }
 
     fn record(&self, control: Control) {
@@ -70,12 +73,14 @@ impl Log for hub::Account {
 
 /// The intake of one upstream account.
 pub(crate) struct Intake {
+    counts: Arc<AccountCounts>,
     /// Nothing is awaited under it.
     inner: Mutex<Inner>,
 }
 
 struct Inner {
     own: AccountId,
+    counts: Arc<AccountCounts>,
     /// The own account, and the descendants that somebody asked for.
     served: BTreeMap<AccountId, Served>,
     /// Whose a realm is, in lower case; nobody's where two have the same.
@@ -88,8 +93,6 @@ struct Inner {
     said: Option<UpstreamChange>,
     /// Frames that were no new event, by the session that brought them; of the last few sessions.
     duplicates: BTreeMap<SessionId, u64>,
-    /// Events of nobody that is served.
-    unattributed_total: u64,
     unattributed: Throttle,
     unreadable: Throttle,
 }
@@ -118,9 +121,16 @@ pub(crate) struct Opened {
 
 impl Intake {
     /// An intake for `own`, which goes to `log`.
-    pub fn new(own: AccountId, log: Arc<dyn Log>, settings: &config::Upstream) -> Self {
+    pub fn new(
+        own: AccountId,
+        log: Arc<dyn Log>,
+        settings: &config::Upstream,
+        counts: Arc<AccountCounts>,
+    ) -> Self {
+        let log = Counted::new(log, &counts);
         let inner = Inner {
             own,
+            counts: counts.clone(),
             served: BTreeMap::from([(own, Served { log, realm: None })]),
             realms: HashMap::new(),
             is_alone: true,
@@ -128,11 +138,10 @@ impl Intake {
             ledger: Ledger::default(),
             said: None,
             duplicates: BTreeMap::new(),
-            unattributed_total: 0,
-            unattributed: Throttle::every(SAY_EVERY),
-            unreadable: Throttle::every(SAY_EVERY),
+            unattributed: Throttle::every(SAY_EVERY).counted(counts.lines_suppressed()),
+            unreadable: Throttle::every(SAY_EVERY).counted(counts.lines_suppressed()),
         };
-        Self { inner: Mutex::new(inner) }
+        Self { counts, inner: Mutex::new(inner) }
     }
 
     /// Crossbar told the realm of an account.
@@ -158,6 +167,7 @@ impl Intake {
         {
             log.record(Control::Upstream(said.clone()));
         }
+        let log = Counted::new(log, &inner.counts);
         inner.served.insert(account, Served { log, realm: None });
         inner.is_alone = false;
     }
@@ -177,10 +187,9 @@ impl Intake {
         self.inner.lock().duplicates.get(&session).copied().unwrap_or_default()
     }
 
-    /// How many events belonged to nobody that is served.
-    #[cfg_attr(not(test), expect(dead_code, reason = "a metric to come"))]
-    pub fn unattributed(&self) -> u64 {
-        self.inner.lock().unattributed_total
+    /// What is counted for the account.
+    pub fn counts(&self) -> &Arc<AccountCounts> {
+        &self.counts
     }
 
     /// Sessions and bindings that are on record, and what the de-duplicator remembers.
@@ -193,6 +202,7 @@ impl Intake {
 
     /// A session brings an event.
     pub fn event(&self, session: Opened, frame: &EventFrame<'_>, now: Instant) {
+        self.counts.event_received();
         let mut inner = self.inner.lock();
         let Some(key) = EventKey::from_routing_key(&frame.routing_key) else {
             return inner.unattributed(now, "its routing key is of no known kind");
@@ -212,6 +222,7 @@ impl Intake {
 
     /// A session brings something that cannot be read. Only its size is told.
     pub fn unreadable(&self, bytes: usize, now: Instant) {
+        self.counts.event_dropped(Dropped::Unreadable);
         if let Some(count) = self.inner.lock().unreadable.hit(now) {
             warn!(count, bytes, "upstream sent a frame that cannot be read");
         }
@@ -305,6 +316,7 @@ impl Inner {
     }
 
     fn count_duplicate(&mut self, session: SessionId) {
+        self.counts.event_dropped(Dropped::Duplicate);
         *self.duplicates.entry(session).or_default() += 1;
         // There are two at a time at most; who has ended is not asked for any more.
         while self.duplicates.len() > SESSIONS_COUNTED {
@@ -324,7 +336,7 @@ impl Inner {
     }
 
     fn unattributed(&mut self, now: Instant, why: &'static str) {
-        self.unattributed_total += 1;
+        self.counts.event_dropped(Dropped::Unattributed);
         if let Some(count) = self.unattributed.hit(now) {
             debug!(count, why, "an event of upstream is left out");
         }
@@ -354,8 +366,9 @@ pub(crate) mod tests {
     pub(crate) struct FakeLog(pub Mutex<Vec<Entry>>, pub Mutex<BTreeMap<Kind, SystemTime>>);
 
     impl Log for FakeLog {
-        fn append(&self, event: IncomingEvent) {
+        fn append(&self, event: IncomingEvent) -> bool {
             self.0.lock().push(Entry::Event(event));
+            true
         }
 
         fn record(&self, control: Control) {
@@ -389,7 +402,8 @@ pub(crate) mod tests {
 
     pub(crate) fn intake() -> (Arc<FakeLog>, Intake) {
         let log = Arc::new(FakeLog::default());
-        let intake = Intake::new(ACCOUNT.parse().unwrap(), log.clone(), &config::Upstream::default());
+        let settings = config::Upstream::default();
+        let intake = Intake::new(ACCOUNT.parse().unwrap(), log.clone(), &settings, Arc::default());
         (log, intake)
     }
 
@@ -484,7 +498,8 @@ pub(crate) mod tests {
             events in prop::collection::vec((0usize..9, 0usize..8, any::<u8>()), 1..60),
             change in (0usize..60, prop::collection::vec(any::<bool>(), 8)),
         ) {
-            let intake = Intake::new(id(2), Arc::new(FakeLog::default()), &config::Upstream::default());
+            let settings = config::Upstream::default();
+            let intake = Intake::new(id(2), Arc::new(FakeLog::default()), &settings, Arc::default());
             let own = Arc::new(FakeLog::default());
             intake.inner.lock().served.get_mut(&id(2)).unwrap().log = own.clone();
             // Nobody's session is without a realm but the own one's, before Crossbar tells.
@@ -530,7 +545,7 @@ pub(crate) mod tests {
                 prop_assert_eq!(brought, expected.remove(&account).unwrap_or_default(), "account {}", account);
             }
             prop_assert!(expected.is_empty(), "{:?}", expected);
-            prop_assert_eq!(intake.unattributed(), nobodys);
+            prop_assert_eq!(intake.counts().events_dropped(Dropped::Unattributed), nobodys);
         }
     }
 

@@ -101,6 +101,8 @@ pub(crate) struct Rotation {
     /// No replacement begins before, unless it is asked for.
     not_before: Instant,
     requested: bool,
+    /// Why one is under way.
+    trigger: Option<Trigger>,
     /// Since when the session holds too much.
     excess_since: Option<Instant>,
     /// When the leftovers of a month are a reason.
@@ -118,6 +120,7 @@ impl Rotation {
             stage: Stage::Idle,
             not_before: now,
             requested: false,
+            trigger: None,
             excess_since: None,
             leftovers_at: None,
             life: 1.0,
@@ -128,6 +131,11 @@ impl Rotation {
     /// How far it is.
     pub fn stage(&self) -> Stage {
         self.stage
+    }
+
+    /// Why one is under way, if one is.
+    pub fn trigger(&self) -> Option<Trigger> {
+        self.trigger
     }
 
     /// A session has become the account's only one.
@@ -177,6 +185,7 @@ impl Rotation {
                 }
                 tracing::info!(?trigger, "the session is being replaced");
                 self.requested = false;
+                self.trigger = Some(trigger);
                 self.stage = Stage::Opening;
                 Some(if self.breaks(first) { Action::LogIn } else { Action::Open })
             }
@@ -260,6 +269,7 @@ impl Rotation {
     pub fn ends(&mut self, now: Instant, random: &dyn Random) {
         let spacing = self.settings.rotation_spacing;
         self.stage = Stage::Idle;
+        self.trigger = None;
         self.not_before = now + random::between(random, spacing, spacing.mul_f64(1.5));
     }
 }

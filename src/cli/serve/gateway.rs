@@ -141,7 +141,13 @@ impl Gateway {
             ..config::Shutdown::default()
         };
         let admin_drain = Drain::new(shutdown);
-        let admin = grpc::serve_operators(admin, config.grpc.clone(), admin_listener, admin_drain.clone());
+        let admin = grpc::serve_operators(
+            admin,
+            config.grpc.clone(),
+            admin_listener,
+            admin_drain.clone(),
+            metrics.clone(),
+        );
         let server = grpc::Server {
             settings: config.grpc,
             hub: hub.clone(),
@@ -153,11 +159,13 @@ impl Gateway {
             metrics: metrics.clone(),
         };
 
-        let (hub_read, drain_read) = (Arc::downgrade(&hub), drain.clone());
+        let (hub_read, streams_read, drain_read) =
+            (Arc::downgrade(&hub), Arc::downgrade(&streams), drain.clone());
         metrics.read_from(move |reading| {
             reading.draining = !drain_read.is_serving();
-            if let Some(hub) = hub_read.upgrade() {
+            if let (Some(hub), Some(streams)) = (hub_read.upgrade(), streams_read.upgrade()) {
                 hub.read(reading);
+                streams.read(reading);
             }
         });
         let (drain_asked, http_stop) = (drain.clone(), CancellationToken::new());

@@ -42,6 +42,8 @@ pub struct AccountCounts {
     unwanted: Count,
     unattributed: Count,
     unreadable: Count,
+    /// Of the whole process.
+    lines_suppressed: Arc<Count>,
 }
 
 impl Default for AccountCounts {
@@ -65,24 +67,30 @@ impl Default for AccountCounts {
             unwanted: Count::default(),
             unattributed: Count::default(),
             unreadable: Count::default(),
+            lines_suppressed: Arc::default(),
         }
     }
 }
 
 impl AccountCounts {
+    pub(super) fn new(lines_suppressed: Arc<Count>) -> Self {
+        Self { lines_suppressed, ..Self::default() }
+    }
+
+    /// Counts lines of log that are held back: those of the process, not of the account alone.
+    pub fn lines_suppressed(&self) -> Arc<Count> {
+        Arc::clone(&self.lines_suppressed)
+    }
+
     /// An attempt to open a session has come to an end.
     pub fn attempted(&self, outcome: Attempt) {
         self.attempts.hit(outcome);
     }
 
     /// A session is open.
-    pub fn session_opened(&self) {
+    pub fn session_opened(self: &Arc<Self>) -> SessionGuard {
         self.sessions_opened.hit();
-    }
-
-    /// A session ended.
-    pub fn session_ended(&self, reason: SessionEnd) {
-        self.sessions_ended.hit(reason);
+        SessionGuard { counts: Arc::clone(self), end: SessionEnd::Internal }
     }
 
     /// A frame came, of whatever kind.
@@ -142,6 +150,11 @@ impl AccountCounts {
         self.dropped(why).hit();
     }
 
+    /// How many were not, for a reason.
+    pub fn events_dropped(&self, why: Dropped) -> u64 {
+        self.dropped(why).get()
+    }
+
     fn dropped(&self, why: Dropped) -> &Count {
         match why {
             Dropped::Duplicate => &self.duplicates,
@@ -149,6 +162,26 @@ impl AccountCounts {
             Dropped::Unattributed => &self.unattributed,
             Dropped::Unreadable => &self.unreadable,
         }
+    }
+}
+
+/// A session while it is open. Where it is dropped without a word, something went wrong.
+#[derive(Debug)]
+pub struct SessionGuard {
+    counts: Arc<AccountCounts>,
+    end: SessionEnd,
+}
+
+impl SessionGuard {
+    /// It has ended.
+    pub fn ended(mut self, reason: SessionEnd) {
+        self.end = reason;
+    }
+}
+
+impl Drop for SessionGuard {
+    fn drop(&mut self) {
+        self.counts.sessions_ended.hit(self.end);
     }
 }
 
@@ -202,7 +235,7 @@ impl Sample {
             put(family, ["", ""], count.get());
         }
         for why in Dropped::ALL {
-            put(&catalogue::EVENTS_DROPPED, [why.as_str(), ""], counts.dropped(*why).get());
+            put(&catalogue::EVENTS_DROPPED, [why.as_str(), ""], counts.events_dropped(*why));
         }
     }
 
@@ -268,6 +301,9 @@ impl Samples {
         self.each(sheet, &catalogue::LOG_WINDOW, |sample| sample.reading.window);
         self.each(sheet, &catalogue::VIEWS, |sample| Some(sample.reading.views));
         self.each(sheet, &catalogue::STREAMS, |sample| Some(sample.reading.streams));
+        self.each(sheet, &catalogue::LAG, |sample| Some(sample.reading.lag));
+        self.each(sheet, &catalogue::DELIVERIES, |sample| Some(sample.reading.deliveries));
+        self.each(sheet, &catalogue::DELIVERED_BYTES, |sample| Some(sample.reading.delivered_bytes));
     }
 
     fn write_state(&self, sheet: &mut Sheet) {
@@ -317,5 +353,118 @@ impl Samples {
                 sheet.family(family, counts().map(|(label, word, more, count)| ([label, word, more], count)))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{super::family::Form, *};
+    use crate::binding::{Flavour, Kind};
+
+    fn id(number: usize) -> AccountId {
+        format!("account{number:025}").parse().unwrap()
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn written(shown: usize) -> String {
+        let mut counts = BTreeMap::new();
+        let mut readings = BTreeMap::new();
+        for number in 0..5 {
+            let account = Arc::<AccountCounts>::default();
+            account.received(100);
+            account.frame(at(1000 + number as u64));
+            account.event_dropped(Dropped::Duplicate);
+            account.command_result(CommandPurpose::Bind, CommandResult::Done);
+            std::mem::forget(account.session_opened());
+            if number == 3 {
+                account.session_opened().ended(SessionEnd::Silent);
+            }
+            counts.insert(id(number), account);
+
+            let mut reading = AccountReading { logs: 2, log_bytes: 10, streams: 1, ..Default::default() };
+            reading.stands(if number == 4 { State::Down } else { State::Live }, Some(Flavour::K4));
+            reading.proven(Kind::Call, at(500 + number as u64));
+            // As of a descendant.
+            reading.proven(Kind::Call, at(400));
+            reading.bindings(1, 2, 0);
+            reading.reaches_back(Duration::from_secs(60 - number as u64));
+            readings.insert(id(number), reading);
+        }
+        let mut sheet = Sheet::new(Form::Prometheus);
+        Samples::new(&counts, readings, shown).write(&mut sheet);
+        sheet.finish()
+    }
+
+    fn value<'a>(text: &'a str, series: &str) -> Option<&'a str> {
+        text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))
+    }
+
+    #[test]
+    fn each_account_has_its_own_series() {
+        let text = written(5);
+        let of = |family: &str, number: usize, rest: &str| {
+            let series = format!("{family}{{account=\"{}\"{rest}}}", id(number));
+            value(&text, &series).map(str::to_owned)
+        };
+        for number in 0..5 {
+            assert_eq!(
+                of("hawking_upstream_up", number, "").as_deref(),
+                Some(if number == 4 { "0" } else { "1" })
+            );
+            assert_eq!(of("hawking_upstream_sessions", number, "").as_deref(), Some("1"));
+            let proven = of("hawking_upstream_proven_timestamp_seconds", number, ",kind=\"call\"");
+            assert_eq!(
+                proven,
+                Some((500 + number).to_string()),
+                "the last proof of those that one session serves"
+            );
+        }
+        assert_eq!(of("hawking_upstream_state", 4, ",state=\"down\"").as_deref(), Some("1"));
+        assert_eq!(of("hawking_upstream_state", 4, ",state=\"live\"").as_deref(), Some("0"));
+        assert_eq!(
+            of("hawking_upstream_sessions_ended_total", 3, ",reason=\"silent\"").as_deref(),
+            Some("1")
+        );
+        assert_eq!(of("hawking_upstream_flavour_info", 0, ",flavour=\"k4\"").as_deref(), Some("1"));
+        assert!(!text.contains(OTHER));
+    }
+
+    /// Whatever somebody configures, the number of series is bounded; what is shown together errs towards the worse.
+    #[test]
+    fn those_beyond_the_bound_are_shown_together() {
+        let text = written(2);
+        for (series, expected) in [
+            ("hawking_upstream_up{account=\"other\"}", Some("0")),
+            ("hawking_upstream_state{account=\"other\",state=\"live\"}", Some("2")),
+            ("hawking_upstream_state{account=\"other\",state=\"down\"}", Some("1")),
+            ("hawking_upstream_sessions{account=\"other\"}", Some("3")),
+            ("hawking_upstream_sessions_ended_total{account=\"other\",reason=\"silent\"}", Some("1")),
+            ("hawking_upstream_last_frame_timestamp_seconds{account=\"other\"}", Some("1002")),
+            ("hawking_upstream_proven_timestamp_seconds{account=\"other\",kind=\"call\"}", Some("502")),
+            ("hawking_upstream_received_bytes_total{account=\"other\"}", Some("300")),
+            ("hawking_events_dropped_total{account=\"other\",reason=\"duplicate\"}", Some("3")),
+            (
+                "hawking_upstream_command_results_total{account=\"other\",purpose=\"bind\",result=\"done\"}",
+                Some("3"),
+            ),
+            ("hawking_upstream_bindings{account=\"other\",state=\"pending\"}", Some("6")),
+            ("hawking_logs{account=\"other\"}", Some("6")),
+            ("hawking_log_window_seconds{account=\"other\"}", Some("56")),
+            ("hawking_streams{account=\"other\"}", Some("3")),
+            ("hawking_upstream_flavour_info{account=\"other\",flavour=\"k4\"}", None),
+        ] {
+            assert_eq!(value(&text, series), expected, "{series}");
+        }
+        let labels: BTreeSet<&str> = text
+            .lines()
+            .filter_map(|line| line.split_once("account=\"")?.1.split_once('"'))
+            .map(|(label, _)| label)
+            .collect();
+        assert_eq!(labels.len(), 3, "{labels:?}");
     }
 }

@@ -68,6 +68,11 @@ families! {
     LOG_RECORDS = Gauge "hawking_log_records" ["account"] "Records in the logs.";
     LOG_WINDOW = Gauge "hawking_log_window_seconds" ["account"]
         "How far back a consumer can resume: in the log that reaches back least, among those that have let go of records.";
+    LOG_LIMIT = Gauge "hawking_log_limit_bytes" [] "What all logs together may take, hub.total_log_bytes.";
+    EVICTED = Counter "hawking_evicted_records" ["reason"]
+        "Records that logs let go of: they were too old, or one of the bounds was reached.";
+    HELD_BYTES = Gauge "hawking_held_bytes" []
+        "Events that streams hold and no log: what consumers have not taken yet.";
     ENCODES = Counter "hawking_encodes" ["part"] "Encodings made: of the parts that views share, and of framed events.";
     VIEWS = Gauge "hawking_views" ["account"] "Distinct views, each shared by equal streams.";
 
@@ -76,6 +81,11 @@ families! {
     STREAMS_STARTED = Counter "hawking_streams_started" ["start"] "Streams that began, by where they start.";
     STREAMS_REFUSED = Counter "hawking_streams_refused" ["reason"] "Subscribe requests that were refused, by ErrorInfo.reason.";
     STREAMS_ENDED = Counter "hawking_streams_ended" ["reason"] "Streams that ended.";
+    LAG = Gauge "hawking_stream_lag_events" ["account"]
+        "Events that wait for the stream which is furthest behind. Of one that replays the past it is an upper bound.";
+    BEHIND = Gauge "hawking_streams_behind" ["at_least"] "Open streams that are behind by at least so many events.";
+    DELIVERIES = Counter "hawking_deliveries" ["account"] "Events handed to connections, once for each stream.";
+    DELIVERED_BYTES = Counter "hawking_delivered_bytes" ["account"] "Bytes of these, as they are framed for gRPC.";
     STREAMS_STALLED = Gauge "hawking_streams_stalled" []
         "Streams whose consumer takes nothing although there is something for it.";
     STREAM_GAPS = Counter "hawking_stream_gaps" ["reason"] "Gaps that consumers were told of.";

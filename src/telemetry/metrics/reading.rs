@@ -16,8 +16,31 @@ pub struct Reading {
     pub draining: bool,
     /// The configured accounts, each with its descendants.
     pub accounts: BTreeMap<AccountId, AccountReading>,
+    /// What all logs together may take.
+    pub log_limit: Option<u64>,
+    /// Bytes that streams hold and no log.
+    pub held_bytes: Option<u64>,
+    /// Records that are no longer in their logs, by why.
+    pub evictions: Vec<(&'static str, u64)>,
     /// What was encoded, by what it is.
     pub encodes: Vec<(&'static str, u64)>,
+    /// Open streams that are behind by at least so many events as [`BEHIND`] has at the same place.
+    pub(super) behind: [u64; BEHIND.len()],
+}
+
+/// What an open stream's lag is compared with, as number and as label.
+pub(super) const BEHIND: [(u64, &str); 4] = [(1, "1"), (100, "100"), (1000, "1000"), (10_000, "10000")];
+
+impl Reading {
+    /// An open stream of a configured account, or of one below it, is so many events behind.
+    pub fn lags(&mut self, account: &AccountId, lag: u64) {
+        for (count, (bound, _)) in self.behind.iter_mut().zip(BEHIND) {
+            *count += u64::from(lag >= bound);
+        }
+        if let Some(account) = self.accounts.get_mut(account) {
+            account.lag = account.lag.max(lag);
+        }
+    }
 }
 
 /// How a configured account stands, its descendants included.
@@ -40,6 +63,11 @@ pub struct AccountReading {
     pub views: u64,
     /// Open streams.
     pub streams: u64,
+    pub(super) lag: u64,
+    /// Events that were handed to connections.
+    pub deliveries: u64,
+    /// Their bytes.
+    pub delivered_bytes: u64,
 }
 
 impl AccountReading {
@@ -93,6 +121,9 @@ impl AccountReading {
         }
         self.views += other.views;
         self.streams += other.streams;
+        self.lag = self.lag.max(other.lag);
+        self.deliveries += other.deliveries;
+        self.delivered_bytes += other.delivered_bytes;
     }
 }
 

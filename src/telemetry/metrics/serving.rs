@@ -15,9 +15,12 @@ use super::{
     catalogue,
     count::{ByWord, Count},
     family::Sheet,
-    reading::Reading,
+    reading::{BEHIND, Reading},
     words::{ConnectionEnd, StreamStart, Word},
 };
+
+/// Reasons of refusals that are told apart. The contract has fewer: this is for the case that somebody puts a number into one.
+const REASONS: usize = 50;
 
 /// Connections and streams.
 #[derive(Debug)]
@@ -28,7 +31,7 @@ pub struct ServingCounts {
     connections_ended: ByWord,
     accept_errors: Count,
     streams_started: ByWord,
-    streams_refused: ByWord,
+    streams_refused: Mutex<BTreeMap<String, u64>>,
     streams_ended: ByWord,
     gaps: ByWord,
     gap_time: Mutex<BTreeMap<&'static str, Duration>>,
@@ -56,15 +59,20 @@ struct Traffic {
 pub struct ConnectionCounts {
     /// Bytes read.
     pub read: Count,
-    /// Bytes written.
-    pub written: Count,
-    /// Writes, each a system call.
-    pub writes: Count,
+    written: Count,
+    /// Each a system call.
+    writes: Count,
     /// Streams that are stalled.
     stalled: AtomicUsize,
 }
 
 impl ConnectionCounts {
+    /// Something was written, at once.
+    pub fn wrote(&self, bytes: usize) {
+        self.written.add_alone(bytes as u64);
+        self.writes.add_alone(1);
+    }
+
     /// So many of its streams are stalled now.
     pub fn stalled(&self, count: usize) {
         self.stalled.store(count, Ordering::Relaxed);
@@ -93,11 +101,6 @@ pub struct ConnectionGuard {
 }
 
 impl ConnectionGuard {
-    /// What it counts.
-    pub fn counts(&self) -> &Arc<ConnectionCounts> {
-        &self.counts
-    }
-
     /// It has ended.
     pub fn ended(mut self, end: ConnectionEnd) {
         self.end = end;
@@ -123,7 +126,7 @@ impl Default for ServingCounts {
             connections_ended: ByWord::of::<ConnectionEnd>(),
             accept_errors: Count::default(),
             streams_started: ByWord::of::<StreamStart>(),
-            streams_refused: ByWord::default(),
+            streams_refused: Mutex::default(),
             streams_ended: ByWord::default(),
             gaps: ByWord::default(),
             gap_time: Mutex::default(),
@@ -133,10 +136,9 @@ impl Default for ServingCounts {
 }
 
 impl ServingCounts {
-    /// A connection was accepted.
-    pub fn connection_accepted(self: &Arc<Self>) -> ConnectionGuard {
+    /// A connection was accepted, and counts by these.
+    pub fn connection_accepted(self: &Arc<Self>, counts: Arc<ConnectionCounts>) -> ConnectionGuard {
         self.connections_accepted.hit();
-        let counts = Arc::<ConnectionCounts>::default();
         let mut connections = self.connections.lock();
         let number = connections.next;
         connections.next += 1;
@@ -161,8 +163,11 @@ impl ServingCounts {
     }
 
     /// A request for one was refused. The reason is one of the contract's: `ErrorInfo.reason`.
-    pub fn stream_refused(&self, reason: &'static str) {
-        self.streams_refused.add(reason, 1);
+    pub fn stream_refused(&self, reason: &str) {
+        let mut refused = self.streams_refused.lock();
+        let known = refused.contains_key(reason) || refused.len() < REASONS;
+        let reason = if known { reason } else { "other" };
+        *refused.entry(reason.to_owned()).or_default() += 1;
     }
 
     /// In which ways a stream can end.
@@ -198,10 +203,17 @@ impl ServingCounts {
     }
 
     pub(super) fn write(&self, sheet: &mut Sheet, reading: &Reading) {
+        sheet.maybe(&catalogue::LOG_LIMIT, reading.log_limit);
+        sheet.family(&catalogue::EVICTED, reading.evictions.iter().map(|(why, count)| ([*why], *count)));
+        sheet.maybe(&catalogue::HELD_BYTES, reading.held_bytes);
         sheet.family(&catalogue::ENCODES, reading.encodes.iter().map(|(part, count)| ([*part], *count)));
         sheet.words(&catalogue::STREAMS_STARTED, &self.streams_started);
-        sheet.words(&catalogue::STREAMS_REFUSED, &self.streams_refused);
+        let refused = self.streams_refused.lock().clone();
+        let refused = refused.iter().map(|(reason, count)| ([reason.as_str()], *count));
+        sheet.family(&catalogue::STREAMS_REFUSED, refused);
         sheet.words(&catalogue::STREAMS_ENDED, &self.streams_ended);
+        let behind = reading.behind.iter().zip(BEHIND).map(|(count, (_, label))| ([label], *count));
+        sheet.family(&catalogue::BEHIND, behind);
         sheet.words(&catalogue::STREAM_GAPS, &self.gaps);
         let times: Vec<_> = self.gap_time.lock().iter().map(|(word, time)| (*word, *time)).collect();
         sheet.family(&catalogue::STREAM_GAP_SECONDS, times.into_iter().map(|(word, time)| ([word], time)));

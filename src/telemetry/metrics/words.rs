@@ -106,6 +106,8 @@ words! {
         TooLarge = "too_large",
         /// What came was no WebSocket.
         Garbage = "garbage",
+        /// Its task ended: a defect of ours.
+        Internal = "internal",
     }
 
     /// What a command is for.
@@ -142,6 +144,8 @@ words! {
         MonthLeftovers = "month_leftovers",
         /// It is old.
         Age = "age",
+        /// It is with another upstream than the configuration names now.
+        Moved = "moved",
     }
 
     /// How a replacement of a session came out.

@@ -67,7 +67,12 @@ impl<'a> Session<'a> {
     pub(super) fn new(context: Context<'a>, outgoing: mpsc::Sender<Message>) -> Self {
         let now = Instant::now();
         Self {
-            commands: Commands::new(context.settings, context.tag.clone(), now),
+            commands: Commands::new(
+                context.settings,
+                context.tag.clone(),
+                context.intake.counts().clone(),
+                now,
+            ),
             holdings: Holdings::default(),
             refresh: Refresh::new(context.settings, now),
             refresh_due: None,
@@ -314,6 +319,7 @@ impl<'a> Session<'a> {
         let now = Instant::now();
         self.life = now;
         self.last_life = self.context.clock.now();
+        self.context.intake.counts().frame(self.last_life);
         match message {
             Message::Text(text) => self.text(text.as_str(), now),
             Message::Close(frame) => Some(CloseCause::from_frame(frame.as_ref())),
@@ -330,6 +336,7 @@ impl<'a> Session<'a> {
     }
 
     fn text(&mut self, text: &str, now: Instant) -> Option<CloseCause> {
+        self.context.intake.counts().received(text.len());
         match Incoming::parse(text) {
             Incoming::Event(event) => {
                 self.events += 1;
