@@ -264,6 +264,11 @@ impl Coverage {
         }
     }
 
+    /// Whether any binding of the kind is wanted.
+    pub(super) fn wants(&self, kind: Kind) -> bool {
+        self.holdings.wanted.iter().any(|(binding, _)| binding.kind() == kind)
+    }
+
     /// The states of everything that is wanted.
     pub(super) fn states(&self) -> impl Iterator<Item = BindingState> {
         self.holdings.wanted.iter().map(|(binding, _)| {

@@ -54,7 +54,7 @@ impl Account {
             let change = &coverage.upstream().change;
             reading.stands(change.state.into(), change.flavour);
         }
-        for kind in Kind::ALL {
+        for kind in Kind::ALL.into_iter().filter(|kind| coverage.wants(*kind)) {
             if let Some(at) = proofs.get(kind) {
                 reading.proven(kind, at);
             }

@@ -32,10 +32,11 @@ use crate::telemetry::{
 
 /// Connections at most: probes and scrapers are few. More wait in the backlog until one ends.
 const MAX_CONNECTIONS: usize = 64;
-/// The head of a request must have come within this, the first as well as the next one on the same connection.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// A connection is ended after this, so that one whose client does not read is too. Scrapers open another one.
-const CONNECTION_AGE: Duration = Duration::from_secs(300);
+/// The head of a request must have come within this. Short: if clients who say nothing held all connections, a liveness probe
+/// would wait behind them, and the process be killed for it.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection is ended after this, so that one whose client does not read is too.
+const CONNECTION_AGE: Duration = Duration::from_secs(15);
 /// What a connection that is to end gets for the answer that is under way.
 const GRACE: Duration = Duration::from_secs(2);
 /// The head of a request, in bytes and in lines.
@@ -125,6 +126,8 @@ async fn connection(socket: TcpStream, pages: Arc<Pages>, stop: CancellationToke
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
+        // Who has been answered makes room.
+        .keep_alive(false)
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD)
         .max_headers(MAX_HEADERS);

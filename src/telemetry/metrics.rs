@@ -27,21 +27,13 @@ mod reading;
 mod serving;
 mod words;
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::SystemTime,
-};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::SystemTime};
 
 use parking_lot::RwLock;
 
 use crate::binding::AccountId;
 
-use self::{account::Samples, count::ByWord, family::Sheet};
+use self::{account::Samples, family::Sheet};
 pub use self::{
     account::{AccountCounts, SessionGuard},
     count::{Count, Moment},
@@ -49,8 +41,8 @@ pub use self::{
     reading::{AccountReading, Reading},
     serving::{ConnectionCounts, ConnectionGuard, ServingCounts},
     words::{
-        Attempt, CommandPurpose, CommandResult, ConnectionEnd, Dropped, ReloadOutcome, RotationEnd,
-        RotationTrigger, SessionEnd, State, StreamStart, Word,
+        Attempt, CommandPurpose, CommandResult, ConnectionEnd, Dropped, RotationEnd, RotationTrigger,
+        SessionEnd, State, StreamStart, Word,
     },
 };
 
@@ -65,10 +57,6 @@ pub struct Metrics {
     started: SystemTime,
     accounts: RwLock<BTreeMap<AccountId, Arc<AccountCounts>>>,
     serving: Arc<ServingCounts>,
-    reloads: ByWord,
-    /// The last attempt to reload went well; so it is before the first.
-    reload_is_good: AtomicBool,
-    reloaded: Moment,
     lines_suppressed: Arc<Count>,
     sources: RwLock<Vec<Source>>,
 }
@@ -88,19 +76,13 @@ impl fmt::Debug for Metrics {
 impl Metrics {
     /// Nothing has happened yet.
     pub fn new() -> Self {
-        let metrics = Self {
+        Self {
             started: SystemTime::now(),
             accounts: RwLock::default(),
             serving: Arc::default(),
-            reloads: ByWord::of::<ReloadOutcome>(),
-            reload_is_good: true.into(),
-            reloaded: Moment::default(),
             lines_suppressed: Arc::default(),
             sources: RwLock::default(),
-        };
-        // It runs with a configuration that was good.
-        metrics.reloaded.set(metrics.started);
-        metrics
+        }
     }
 
     /// What is counted for a configured account. The same for each who asks, for as long as somebody holds it or the account
@@ -114,16 +96,6 @@ impl Metrics {
     /// What is counted on the consumers' side.
     pub fn serving(&self) -> &Arc<ServingCounts> {
         &self.serving
-    }
-
-    /// The configuration was loaded anew, or could not be.
-    pub fn reloaded(&self, outcome: ReloadOutcome, now: SystemTime) {
-        self.reloads.hit(outcome);
-        let good = outcome != ReloadOutcome::Rejected;
-        self.reload_is_good.store(good, Ordering::Relaxed);
-        if good {
-            self.reloaded.set(now);
-        }
     }
 
     /// Counts lines of log that are held back because the same was said a moment before.
@@ -158,9 +130,6 @@ impl Metrics {
     fn write_process(&self, sheet: &mut Sheet, reading: &Reading) {
         sheet.one(&catalogue::BUILD, [env!("CARGO_PKG_VERSION")], true);
         sheet.one(&catalogue::DRAINING, [], reading.draining);
-        sheet.words(&catalogue::RELOADS, &self.reloads);
-        sheet.one(&catalogue::RELOAD_SUCCESSFUL, [], self.reload_is_good.load(Ordering::Relaxed));
-        sheet.maybe(&catalogue::RELOADED, self.reloaded.get());
         sheet.one(&catalogue::LINES_SUPPRESSED, [], self.lines_suppressed.get());
         process::write(sheet, self.started);
     }

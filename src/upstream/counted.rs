@@ -1,62 +1,15 @@
 //! What the upstream side tells metrics: its own words as theirs.
 
-use std::{sync::Arc, time::SystemTime};
-
-use crate::{
-    binding::Kind,
-    hub::{Control, IncomingEvent, UpstreamChange},
-    telemetry::metrics::{
-        AccountCounts, Attempt, CommandPurpose, Dropped, RotationEnd, RotationTrigger, SessionEnd,
-    },
-};
+use crate::telemetry::metrics::{Attempt, CommandPurpose, RotationEnd, RotationTrigger, SessionEnd};
 
 use super::{
     close::CloseCause,
     commands::Purpose,
     connector::ConnectError,
     crossbar::CrossbarError,
-    intake::Log,
     link::Failure,
     rotation::{Stage, Trigger},
 };
-
-/// A log of which it is counted what is put into it.
-pub(super) struct Counted {
-    log: Arc<dyn Log>,
-    counts: Arc<AccountCounts>,
-}
-
-impl Counted {
-    pub(super) fn new(log: Arc<dyn Log>, counts: &Arc<AccountCounts>) -> Arc<Self> {
-        Arc::new(Self { log, counts: Arc::clone(counts) })
-    }
-}
-
-impl Log for Counted {
-    fn append(&self, event: IncomingEvent) -> bool {
-        let kept = self.log.append(event);
-        match kept {
-            true => self.counts.event_appended(),
-            false => self.counts.event_dropped(Dropped::Unwanted),
-        }
-        kept
-    }
-
-    fn record(&self, control: Control) {
-        if let Control::Lost { reason, .. } = &control {
-            self.counts.gap(*reason);
-        }
-        self.log.record(control);
-    }
-
-    fn said(&self) -> Option<UpstreamChange> {
-        self.log.said()
-    }
-
-    fn proven(&self, kind: Kind, at: SystemTime) {
-        self.log.proven(kind, at);
-    }
-}
 
 impl Failure {
     /// As what it is counted.

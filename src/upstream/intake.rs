@@ -26,7 +26,6 @@ use crate::{
 };
 
 use super::{
-    counted::Counted,
     dedupe::{Deduplicator, Identity, SessionId, Source},
     event::{PayloadFacts, convert},
     frame::EventFrame,
@@ -127,7 +126,6 @@ impl Intake {
         settings: &config::Upstream,
         counts: Arc<AccountCounts>,
     ) -> Self {
-        let log = Counted::new(log, &counts);
         let inner = Inner {
             own,
             counts: counts.clone(),
@@ -167,7 +165,6 @@ impl Intake {
         {
             log.record(Control::Upstream(said.clone()));
         }
-        let log = Counted::new(log, &inner.counts);
         inner.served.insert(account, Served { log, realm: None });
         inner.is_alone = false;
     }
@@ -222,6 +219,7 @@ impl Intake {
 
     /// A session brings something that cannot be read. Only its size is told.
     pub fn unreadable(&self, bytes: usize, now: Instant) {
+        self.counts.event_received();
         self.counts.event_dropped(Dropped::Unreadable);
         if let Some(count) = self.inner.lock().unreadable.hit(now) {
             warn!(count, bytes, "upstream sent a frame that cannot be read");
@@ -232,16 +230,17 @@ impl Intake {
     /// that a confirmation stands before the first event that it lets through.
     pub fn book(&self, change: impl FnOnce(&mut Ledger) -> Vec<ledger::Entry>) {
         let mut inner = self.inner.lock();
-        for entry in change(&mut inner.ledger) {
+        let entries = change(&mut inner.ledger);
+        for entry in entries {
             match entry {
                 ledger::Entry::One(account, control) => {
                     if let Some(served) = inner.served.get(&account) {
-                        served.log.record(control);
+                        inner.record(served, control);
                     }
                 }
                 ledger::Entry::All(control) => {
                     for served in inner.served.values() {
-                        served.log.record(control.clone());
+                        inner.record(served, control.clone());
                     }
                 }
             }
@@ -311,8 +310,18 @@ impl Inner {
         if !self.dedupe.is_new(identity, source, frame.data.get(), now) {
             self.count_duplicate(session.id);
         } else if let Some(served) = self.served.get(&account) {
-            served.log.append(convert(frame, key, facts));
+            match served.log.append(convert(frame, key, facts)) {
+                true => self.counts.event_appended(),
+                false => self.counts.event_dropped(Dropped::Unwanted),
+            }
         }
+    }
+
+    fn record(&self, served: &Served, control: Control) {
+        if let Control::Lost { reason, .. } = &control {
+            self.counts.gap(*reason);
+        }
+        served.log.record(control);
     }
 
     fn count_duplicate(&mut self, session: SessionId) {

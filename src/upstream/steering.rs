@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use futures_util::future::join_all;
 use parking_lot::RwLock;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -80,11 +81,8 @@ impl Steering {
     /// [`Unheard`].
     pub async fn sessions(&self) -> Result<Vec<SessionReport>, Unheard> {
         let (reply, answer) = oneshot::channel();
-        let mut reports = Vec::new();
-        for asked in self.request(Request::Sessions(reply), answer).await? {
-            reports.extend(asked.report().await);
-        }
-        Ok(reports)
+        let asked = self.request(Request::Sessions(reply), answer).await?;
+        Ok(join_all(asked.into_iter().map(Asked::report)).await.into_iter().flatten().collect())
     }
 
     async fn request<T>(&self, request: Request, answer: oneshot::Receiver<T>) -> Result<T, Unheard> {

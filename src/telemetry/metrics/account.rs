@@ -22,7 +22,8 @@ use super::{
 /// The label of the accounts that have none of their own.
 const OTHER: &str = "other";
 
-/// The counts of one configured account: its sessions, and what they bring, for descendants too.
+/// The counts of one configured account: its sessions, and what they bring, for descendants too. What comes with each event
+/// is counted without a locked instruction: all sessions of an account run in one task, and nobody else counts for it.
 #[derive(Debug)]
 pub struct AccountCounts {
     attempts: ByWord,
@@ -100,7 +101,7 @@ impl AccountCounts {
 
     /// So much text was received.
     pub fn received(&self, bytes: usize) {
-        self.received_bytes.add(bytes as u64);
+        self.received_bytes.add_alone(bytes as u64);
     }
 
     /// A command was sent.
@@ -137,17 +138,17 @@ impl AccountCounts {
 
     /// Upstream sent an event.
     pub fn event_received(&self) {
-        self.events_received.hit();
+        self.events_received.add_alone(1);
     }
 
     /// It was put into a log.
     pub fn event_appended(&self) {
-        self.events_appended.hit();
+        self.events_appended.add_alone(1);
     }
 
     /// It was not.
     pub fn event_dropped(&self, why: Dropped) {
-        self.dropped(why).hit();
+        self.dropped(why).add_alone(1);
     }
 
     /// How many were not, for a reason.

@@ -19,11 +19,6 @@ families! {
     // The process.
     BUILD = Info "hawking_build" ["version"] "What is running.";
     DRAINING = Gauge "hawking_draining" [] "1 from when a drain begins on.";
-    RELOADS = Counter "hawking_config_reloads" ["outcome"] "Attempts to load the configuration anew.";
-    RELOAD_SUCCESSFUL = Gauge "hawking_config_last_reload_successful" []
-        "Whether the last attempt to load the configuration anew went well; 1 before the first.";
-    RELOADED = Gauge "hawking_config_last_reload_success_timestamp_seconds" []
-        "When the configuration was last found good: at the start or by a reload.";
     LINES_SUPPRESSED = Counter "hawking_suppressed_log_lines" []
         "Log lines left out because the same had just been said; the next one tells how many.";
     CPU = Counter "process_cpu_seconds" [] "Processor time spent, of user and system.";
@@ -58,9 +53,9 @@ families! {
         "Replacements of a session, by how they came out.";
     GAPS = Counter "hawking_upstream_gaps" ["account", "reason"]
         "Losses recorded in the logs of the account, one for each incident and account that it concerns.";
-    EVENTS_RECEIVED = Counter "hawking_events_received" ["account"] "Events that upstream sent.";
-    EVENTS_APPENDED = Counter "hawking_events_appended" ["account"] "Events that were put into a log.";
-    EVENTS_DROPPED = Counter "hawking_events_dropped" ["account", "reason"] "Events that were not.";
+    EVENTS_RECEIVED = Counter "hawking_events_received" ["account"] "Events that upstream sent, those that cannot be read included.";
+    EVENTS_APPENDED = Counter "hawking_events_appended" ["account"] "Events that were put into a log: once for each account that one concerns.";
+    EVENTS_DROPPED = Counter "hawking_events_dropped" ["account", "reason"] "Events that were not, counted likewise.";
 
     // What is kept.
     LOGS = Gauge "hawking_logs" ["account"] "Logs: that of the account, and those of descendants that somebody asked for.";
@@ -89,7 +84,8 @@ families! {
     STREAMS_STALLED = Gauge "hawking_streams_stalled" []
         "Streams whose consumer takes nothing although there is something for it.";
     STREAM_GAPS = Counter "hawking_stream_gaps" ["reason"] "Gaps that consumers were told of.";
-    STREAM_GAP_SECONDS = Counter "hawking_stream_gap_seconds" ["reason"] "How long these lasted, once they were closed.";
+    STREAM_GAP_SECONDS = Counter "hawking_stream_gap_seconds" ["reason"]
+        "How long these lasted, once they were closed; bindings of one gap that are closed apart count each for itself.";
     SKIPPED = Counter "hawking_skipped_events" []
         "Events that consumers with the policy SKIP lost because they were too slow, where they could be counted.";
     CONNECTIONS = Gauge "hawking_connections" [] "Open connections of consumers.";
@@ -140,7 +136,7 @@ mod tests {
             assert!(name.starts_with("hawking_") || name.starts_with("process_"), "{name}");
             assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{name}");
             assert!(!name.ends_with("_total") && !name.ends_with("_info"), "the kind adds it: {name}");
-            assert!(help.ends_with('.') && !help.contains('\n'), "{help}");
+            assert!(help.ends_with('.') && !help.contains(['\n', '\\', '"']), "{help}");
             assert!(*kind != Kind::Info || !labels.is_empty(), "{name}");
             for millis in ["milliseconds", "minutes", "kilobytes", "mb", "ms"] {
                 assert!(!name.split('_').any(|part| part == millis), "{name}");
@@ -150,7 +146,7 @@ mod tests {
         }
         // The sheet itself is tested where it is; here, that a family is written under its documented name.
         let mut sheet = Sheet::new(Form::Prometheus);
-        sheet.one(&RELOADS, ["applied"], 1_u64);
-        assert!(sheet.finish().contains("# TYPE hawking_config_reloads_total counter"));
+        sheet.one(&ENCODES, ["core"], 1_u64);
+        assert!(sheet.finish().contains("# TYPE hawking_encodes_total counter"));
     }
 }

@@ -46,7 +46,7 @@ impl Stat {
         let (_, fields) = text.rsplit_once(')')?;
         let ticks = |number: usize| {
             // The first one after the name is the third.
-            fields.split_ascii_whitespace().nth(number - 3)?.parse::<u32>().ok().map(f64::from)
+            fields.split_ascii_whitespace().nth(number - 3)?.parse::<u64>().ok().map(|ticks| ticks as f64)
         };
         let seconds = |ticks: f64| Duration::from_secs_f64(ticks / TICKS_PER_SECOND);
         Some(Self { cpu: seconds(ticks(14)? + ticks(15)?), begun: seconds(ticks(22)?) })
@@ -69,6 +69,9 @@ mod tests {
         let expected = Stat { cpu: Duration::from_secs(3), begun: Duration::from_millis(12_340) };
         assert_eq!(Stat::parse(stat), Some(expected));
         assert_eq!(Stat::parse("17 (a) S 1"), None);
+        // A machine that has been up for more than 497 days.
+        let old = stat.replace("1234", "5000000000");
+        assert_eq!(Stat::parse(&old).map(|stat| stat.begun), Some(Duration::from_secs(50_000_000)));
 
         let limits = "Limit     Soft Limit   Hard Limit   Units\nMax open files    1024     4096    files\n";
         assert_eq!(field(limits, "Max open files"), Some(1024));
