@@ -41,7 +41,7 @@ pub use self::{
     reading::{AccountReading, Reading},
     serving::{ConnectionCounts, ConnectionGuard, ServingCounts},
     words::{
-        Attempt, CommandPurpose, CommandResult, ConnectionEnd, Dropped, RotationEnd, RotationTrigger,
+        AttemptOutcome, CommandPurpose, CommandResult, ConnectionEnd, Dropped, RotationEnd, RotationTrigger,
         SessionEnd, State, StreamStart, Word,
     },
 };

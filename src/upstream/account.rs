@@ -1,55 +1,45 @@
 //! The loop that keeps a session for an account: log in, connect, bind what is wanted, do it again when it ends, and replace
 //! it when it is time.
 //!
-//! It has one session, or none; during a rotation it has two. All of them live inside this one task.
+//! It has one session, or none; during a rotation it has two. All of them live inside this one task. `running` is such a
+//! session; `endings` is what follows from its end.
 
-use std::{
-    future::pending,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+mod endings;
+mod running;
+
+use std::{sync::Arc, time::SystemTime};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::watch,
     time::{Instant, sleep_until},
 };
-use tokio_tungstenite::WebSocketStream;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, debug, info, info_span, warn};
+use tracing::{Instrument, debug, info, info_span};
 
 use crate::{
     binding::Flavour,
     config,
     hub::{BranchInterest, GapReason, Hub, Interest, UpstreamChange, UpstreamState},
-    telemetry::metrics::{Attempt as Outcome, SessionGuard},
+    telemetry::metrics::AttemptOutcome,
 };
 
 use super::{
     Seams,
     backoff::Backoff,
-    close::{CloseCause, Ended},
-    connector::BoxedIo,
-    counted,
+    close::Ended,
     crossbar::Token,
-    dedupe::SessionId,
     descendants::{self, Asking, Descendants},
-    intake::{Intake, Log, Opened},
-    ledger::End,
-    link::{Attempt, Failure, Link},
+    intake::{Intake, Log},
+    link::{Attempt, Link},
     month::{self, MonthTurns},
-    report::{Asked, Question},
+    report::Asked,
     rotation::{Action, Rotation, Stage},
-    session::{self, Orders, Progress, Wanted},
+    session::Wanted,
     steering::{self, Order, Reply, Request, Steered},
 };
 
-/// After a session ended the next one subscribes again at once, and shortly after: upstream may let go of what the other
-/// held a moment after it closed the connection (F51).
-const SHORTLY: Duration = Duration::from_millis(500);
-
-/// Questions that wait for a session to answer.
-const QUESTIONS: usize = 4;
+use self::running::{Running, changed, or_never, parts};
 
 /// Keeps one account's session, until `stop`. The account is added to the hub first, if it is not there yet.
 ///
@@ -87,24 +77,6 @@ pub async fn run_steered(
     let mut keeper = Keeper::new(settings, account, log.clone(), seams);
     keeper.descendants = descendants.map(Arc::new);
     keeper.run(log.interest(), steered, &stop).instrument(span).await;
-}
-
-/// A session that is under way.
-struct Running {
-    id: SessionId,
-    opened: Instant,
-    orders: watch::Sender<Orders>,
-    questions: mpsc::Sender<Question>,
-    progress: watch::Receiver<Progress>,
-    leave: CancellationToken,
-    ends: BoxFuture<'static, Ended>,
-    counted: SessionGuard,
-}
-
-impl Running {
-    fn progress(&self) -> Progress {
-        *self.progress.borrow()
-    }
 }
 
 /// Something that the loop has to do with.
@@ -392,7 +364,7 @@ impl Keeper {
         }
         let now = Instant::now();
         match &attempt.socket {
-            Ok(Some(_)) => self.intake.counts().attempted(Outcome::Connected),
+            Ok(Some(_)) => self.intake.counts().attempted(AttemptOutcome::Connected),
             // A token was all that was asked for.
             Ok(None) => {}
             Err(failure) => self.intake.counts().attempted(failure.outcome()),
@@ -431,41 +403,6 @@ impl Keeper {
         }
     }
 
-    /// Starts a session over an open socket.
-    fn start(&mut self, socket: WebSocketStream<BoxedIo>, speaks: bool, stop: &CancellationToken) -> Running {
-        self.sessions += 1;
-        self.logged = None;
-        let (id, at) = (SessionId(self.sessions), Instant::now());
-        self.intake.book(|ledger| {
-            ledger.opened(id);
-            Vec::new()
-        });
-        let orders = watch::Sender::new(Orders { wanted: self.wanted.clone(), speaks, ..Orders::default() });
-        let (told, progress) = watch::channel(Progress::default());
-        let (receiver, leave) = (orders.subscribe(), stop.child_token());
-        let (questions, asked) = mpsc::channel(QUESTIONS);
-        let (link, intake, token) = (self.link.clone(), self.intake.clone(), self.token.clone());
-        let (flavour, until) = (self.flavour, leave.clone());
-        let ends = async move {
-            let Some(token) = token else { unreachable!("a socket is opened after a login only") };
-            info!("connected to blackhole");
-            let context = session::Context {
-                opened: Opened { id, at },
-                tag: format!("{:08x}", link.seams.random.next_u64() as u32),
-                settings: &link.settings,
-                clock: &*link.seams.clock,
-                intake: &intake,
-                token: &token,
-                flavour,
-                progress: told,
-            };
-            session::run(context, socket, receiver, asked, &until).await
-        };
-        let ends = ends.instrument(info_span!("session", session = id.0)).boxed();
-        let counted = self.intake.counts().session_opened();
-        Running { id, opened: at, orders, questions, progress, leave, ends, counted }
-    }
-
     /// A session has become the account's only one.
     fn begins(&mut self) {
         self.rotation.begins(&*self.link.seams.random);
@@ -485,145 +422,6 @@ impl Keeper {
         self.telling = Some(tell.boxed());
     }
 
-    /// Records the end of the session: what was held is lost from the last sign of life on, unless another holds it and all
-    /// that was on its way was read.
-    fn current_ended(&mut self, ended: &Ended) {
-        let Some(session) = self.current.take() else { return };
-        session.counted.ended(ended.cause.into());
-        self.telling = None;
-        self.flavour = ended.flavour;
-        self.last_life = Some(ended.last_life);
-        let now = Instant::now();
-        let stage = self.rotation.stage();
-        let reason = GapReason::UpstreamDisconnected;
-        let end = match stage {
-            Stage::Leaving { drained: true } => End::Drained,
-            Stage::Leaving { drained: false } => {
-                End::Lost { reason: GapReason::Rotation, since: ended.read_through }
-            }
-            Stage::Breaking { reason } => End::Lost { reason, since: ended.last_life },
-            _ => End::Lost { reason, since: ended.last_life },
-        };
-        // Where no session is left that is said before the loss: nobody is told that a live upstream holds nothing.
-        if self.successor.is_none() {
-            match stage {
-                Stage::Breaking { .. } => {
-                    self.say(UpstreamState::Connecting, "the session is being replaced".into());
-                }
-                _ => self.say(UpstreamState::Down, ended.cause.to_string()),
-            }
-        }
-        self.intake.book(|ledger| ledger.ended(session.id, end));
-        if let Some(successor) = self.successor.take() {
-            info!(cause = %ended.cause, ?end, "another session takes the place of the one that ended");
-            successor.orders.send_modify(|orders| orders.speaks = true);
-            self.current = Some(successor);
-            self.begins();
-            self.rotation_over(now, true);
-            self.survived(now);
-        } else if let Stage::Breaking { .. } = stage {
-            info!("the session was closed to be opened again");
-            self.rotation_over(now, false);
-            self.retry_at = now;
-        } else {
-            warn!(cause = %ended.cause, live = ?ended.live, "the session ended; connecting again");
-            self.rotation_over(now, false);
-            self.retry_at = now + self.delay_after(ended);
-        }
-    }
-
-    /// The session that was to take another's place ended first.
-    fn successor_ended(&mut self, ended: &Ended) {
-        let Some(session) = self.successor.take() else { return };
-        session.counted.ended(ended.cause.into());
-        info!(cause = %ended.cause, "the session that was to take over ended");
-        let end = End::Redundant { since: ended.last_life };
-        self.intake.book(|ledger| ledger.ended(session.id, end));
-        if ended.cause == CloseCause::TokenRefused {
-            self.token = None;
-        }
-        let now = Instant::now();
-        self.rotation_over(now, false);
-        self.survived(now);
-    }
-
-    /// A replacement of the session, if one was under way, is over. Whether another one took over.
-    fn rotation_over(&mut self, now: Instant, succeeded: bool) {
-        if self.rotation.trigger().is_some() {
-            let outcome = counted::rotation_end(self.rotation.stage(), succeeded);
-            self.intake.counts().rotation_ended(outcome);
-        }
-        self.rotation.ends(now, &*self.link.seams.random);
-    }
-
-    /// A session ended and another stays: that one subscribes to everything at once, and again later (F51).
-    fn survived(&mut self, now: Instant) {
-        self.resubscribe = vec![now, now + SHORTLY, now + self.link.settings.resubscribe_delay];
-    }
-
-    /// Everything ends.
-    async fn stopped(mut self) {
-        if let Some(mut successor) = self.successor.take() {
-            let ended = successor.ends.as_mut().await;
-            successor.counted.ended(ended.cause.into());
-            let end = End::Redundant { since: ended.last_life };
-            self.intake.book(|ledger| ledger.ended(successor.id, end));
-        }
-        if let Some(mut current) = self.current.take() {
-            let ended = current.ends.as_mut().await;
-            current.counted.ended(ended.cause.into());
-            (self.flavour, self.last_life) = (ended.flavour, Some(ended.last_life));
-            let end = End::Lost { reason: GapReason::UpstreamDisconnected, since: ended.last_life };
-            self.intake.book(|ledger| ledger.ended(current.id, end));
-            info!("the session was closed");
-        }
-        self.say(UpstreamState::Down, CloseCause::Asked.to_string());
-    }
-
-    fn delay_after(&mut self, ended: &Ended) -> Duration {
-        self.backoff.lived(ended.live);
-        let random = &*self.link.seams.random;
-        if ended.cause == CloseCause::TokenRefused {
-            self.token = None;
-            if self.token_is_fresh {
-                // A new token is not accepted either: trying again soon is of no use.
-                return self.backoff.refused(random);
-            }
-            // Upstream was restarted, say, and knows the old one no more. The next attempt logs in.
-            return self.backoff.soon(random);
-        }
-        self.backoff.next(random)
-    }
-
-    /// Records that there is still no session.
-    fn failed(&mut self, failure: &Failure) -> Duration {
-        let refused = failure.is_refusal();
-        let detail = match refused {
-            true => {
-                let every = humantime::format_duration(self.link.settings.backoff_refused);
-                format!("{failure}; the next attempt is made after {every}")
-            }
-            false => failure.to_string(),
-        };
-        if self.logged.as_ref() == Some(&detail) {
-            debug!(%detail, "no session");
-        } else {
-            warn!(%detail, "no session");
-            self.logged = Some(detail.clone());
-        }
-        if failure.is_of_credentials()
-            && let Some(descendants) = &self.descendants
-        {
-            descendants.give_up();
-        }
-        self.say(UpstreamState::Down, detail);
-        let random = &*self.link.seams.random;
-        match refused {
-            true => self.backoff.refused(random),
-            false => self.backoff.next(random),
-        }
-    }
-
     fn say(&self, state: UpstreamState, detail: String) {
         self.intake.say(UpstreamChange {
             state,
@@ -632,32 +430,4 @@ impl Keeper {
             detail: detail.into(),
         });
     }
-}
-
-/// A session's end to wait for, and its progress.
-fn parts(
-    session: &mut Option<Running>,
-) -> (Option<&mut BoxFuture<'static, Ended>>, Option<&mut watch::Receiver<Progress>>) {
-    match session {
-        Some(Running { ends, progress, .. }) => (Some(ends), Some(progress)),
-        None => (None, None),
-    }
-}
-
-/// The future, if there is one. Nothing of it is lost where this is dropped.
-async fn or_never<T>(future: Option<&mut BoxFuture<'static, T>>) -> T {
-    match future {
-        Some(future) => future.await,
-        None => pending().await,
-    }
-}
-
-async fn changed(progress: Option<&mut watch::Receiver<Progress>>) {
-    // A session that has ended is heard of otherwise.
-    if let Some(progress) = progress
-        && progress.changed().await.is_ok()
-    {
-        return;
-    }
-    pending().await
 }

@@ -1,6 +1,6 @@
 //! What the upstream side tells metrics: its own words as theirs.
 
-use crate::telemetry::metrics::{Attempt, CommandPurpose, RotationEnd, RotationTrigger, SessionEnd};
+use crate::telemetry::metrics::{AttemptOutcome, CommandPurpose, RotationEnd, RotationTrigger, SessionEnd};
 
 use super::{
     close::CloseCause,
@@ -13,31 +13,31 @@ use super::{
 
 impl Failure {
     /// As what it is counted.
-    pub(super) fn outcome(&self) -> Attempt {
+    pub(super) fn outcome(&self) -> AttemptOutcome {
         match self {
             Failure::Crossbar(error) => match error {
                 CrossbarError::Unauthorized
                 | CrossbarError::Forbidden
                 | CrossbarError::BadRequest
                 | CrossbarError::NotFound
-                | CrossbarError::Url => Attempt::LoginRefused,
-                CrossbarError::RateLimited => Attempt::LoginRateLimited,
+                | CrossbarError::Url => AttemptOutcome::LoginRefused,
+                CrossbarError::RateLimited => AttemptOutcome::LoginRateLimited,
                 CrossbarError::Server(_)
                 | CrossbarError::Unexpected(_)
                 | CrossbarError::NotJson
-                | CrossbarError::NoToken => Attempt::LoginFailed,
-                CrossbarError::Timeout(_) | CrossbarError::Transport(_) => Attempt::LoginUnreachable,
+                | CrossbarError::NoToken => AttemptOutcome::LoginFailed,
+                CrossbarError::Timeout(_) | CrossbarError::Transport(_) => AttemptOutcome::LoginUnreachable,
             },
             Failure::Connect(error) => match error {
-                _ if self.is_of_numbers() => Attempt::ConnectRateLimited,
-                ConnectError::Upgrade(status) if status.is_client_error() => Attempt::ConnectRefused,
+                _ if self.is_of_numbers() => AttemptOutcome::ConnectRateLimited,
+                ConnectError::Upgrade(status) if status.is_client_error() => AttemptOutcome::ConnectRefused,
                 ConnectError::Url
                 | ConnectError::NotResolved
                 | ConnectError::Refused
                 | ConnectError::Timeout(_)
-                | ConnectError::Io(_) => Attempt::ConnectUnreachable,
-                ConnectError::TlsSetup(_) | ConnectError::Tls(_) => Attempt::ConnectTls,
-                ConnectError::Upgrade(_) | ConnectError::Handshake => Attempt::ConnectFailed,
+                | ConnectError::Io(_) => AttemptOutcome::ConnectUnreachable,
+                ConnectError::TlsSetup(_) | ConnectError::Tls(_) => AttemptOutcome::ConnectTls,
+                ConnectError::Upgrade(_) | ConnectError::Handshake => AttemptOutcome::ConnectFailed,
             },
         }
     }

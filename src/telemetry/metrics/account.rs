@@ -14,8 +14,8 @@ use super::{
     family::{Family, Sheet, Value},
     reading::{AccountReading, older},
     words::{
-        Attempt, CommandPurpose, CommandResult, Dropped, RotationEnd, RotationTrigger, SessionEnd, State,
-        Word,
+        AttemptOutcome, CommandPurpose, CommandResult, Dropped, RotationEnd, RotationTrigger, SessionEnd,
+        State, Word,
     },
 };
 
@@ -52,7 +52,7 @@ impl Default for AccountCounts {
         let results =
             CommandPurpose::ALL.iter().map(|purpose| (purpose.as_str(), ByWord::of::<CommandResult>()));
         Self {
-            attempts: ByWord::of::<Attempt>(),
+            attempts: ByWord::of::<AttemptOutcome>(),
             sessions_opened: Count::default(),
             sessions_ended: ByWord::of::<SessionEnd>(),
             last_frame: Moment::default(),
@@ -84,7 +84,7 @@ impl AccountCounts {
     }
 
     /// An attempt to open a session has come to an end.
-    pub fn attempted(&self, outcome: Attempt) {
+    pub fn attempted(&self, outcome: AttemptOutcome) {
         self.attempts.hit(outcome);
     }
 

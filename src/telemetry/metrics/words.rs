@@ -49,7 +49,7 @@ words! {
     }
 
     /// What came of an attempt to open a session.
-    pub enum Attempt {
+    pub enum AttemptOutcome {
         /// There is a session.
         Connected = "connected",
         /// Crossbar refuses the credentials (400, 401, 403), or knows no such resource (404).
@@ -206,7 +206,7 @@ mod tests {
             );
         }
         check::<State>();
-        check::<Attempt>();
+        check::<AttemptOutcome>();
         check::<SessionEnd>();
         check::<CommandPurpose>();
         check::<CommandResult>();
