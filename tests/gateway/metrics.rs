@@ -180,6 +180,12 @@ async fn what_happened_is_what_is_counted() {
     assert_eq!(scrape.get("hawking_streams_started_total{start=\"live\"}"), 1.0);
     assert_eq!(scrape.get("hawking_streams_started_total{start=\"cursor\"}"), 1.0);
     assert_eq!(scrape.get("hawking_streams_refused_total{reason=\"INVALID_BINDING\"}"), 1.0);
+    assert_eq!(
+        scrape.get("hawking_streams_refused_total{reason=\"SUBSCRIPTION_LIMIT\"}"),
+        0.0,
+        "there from the start"
+    );
+    assert_eq!(scrape.get("hawking_streams_refused_total{reason=\"other\"}"), 0.0);
     assert_eq!(scrape.get("hawking_connections_accepted_total"), 3.0);
     assert!(scrape.get("hawking_connection_written_bytes_total") > of("hawking_delivered_bytes_total", ""));
     assert!(scrape.get("hawking_connection_writes_total") > 1.0);

@@ -3,6 +3,9 @@
 //! The text is that of Prometheus (version 0.0.4) or of OpenMetrics (1.0.0): the same samples, with differences in what
 //! stands above them. In the latter a family of counters is named without `_total`, one of informations without `_info`,
 //! units are told, and `# EOF` ends it all.
+//!
+//! The crate `prometheus-client` writes the second text alone, and holds what it writes; here nearly all is read at a scrape,
+//! and whoever asks with curl gets the first.
 
 use std::{
     fmt::{self, Write},

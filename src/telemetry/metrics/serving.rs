@@ -16,11 +16,8 @@ use super::{
     count::{ByWord, Count},
     family::Sheet,
     reading::{BEHIND, Reading},
-    words::{ConnectionEnd, StreamStart, Word},
+    words::{ConnectionEnd, Refusal, StreamStart, Word},
 };
-
-/// Reasons of refusals that are told apart. The contract has fewer: this is for the case that somebody puts a number into one.
-const REASONS: usize = 50;
 
 /// Connections and streams.
 #[derive(Debug)]
@@ -31,7 +28,7 @@ pub struct ServingCounts {
     connections_ended: ByWord,
     accept_errors: Count,
     streams_started: ByWord,
-    streams_refused: Mutex<BTreeMap<String, u64>>,
+    streams_refused: ByWord,
     streams_ended: ByWord,
     gaps: ByWord,
     gap_time: Mutex<BTreeMap<&'static str, Duration>>,
@@ -126,7 +123,7 @@ impl Default for ServingCounts {
             connections_ended: ByWord::of::<ConnectionEnd>(),
             accept_errors: Count::default(),
             streams_started: ByWord::of::<StreamStart>(),
-            streams_refused: Mutex::default(),
+            streams_refused: ByWord::of::<Refusal>(),
             streams_ended: ByWord::default(),
             gaps: ByWord::default(),
             gap_time: Mutex::default(),
@@ -164,10 +161,8 @@ impl ServingCounts {
 
     /// A request for one was refused. The reason is one of the contract's: `ErrorInfo.reason`.
     pub fn stream_refused(&self, reason: &str) {
-        let mut refused = self.streams_refused.lock();
-        let known = refused.contains_key(reason) || refused.len() < REASONS;
-        let reason = if known { reason } else { "other" };
-        *refused.entry(reason.to_owned()).or_default() += 1;
+        let known = Refusal::ALL.iter().find(|known| known.as_str() == reason);
+        self.streams_refused.hit(known.copied().unwrap_or(Refusal::Other));
     }
 
     /// In which ways a stream can end.
@@ -208,9 +203,7 @@ impl ServingCounts {
         sheet.maybe(&catalogue::HELD_BYTES, reading.held_bytes);
         sheet.family(&catalogue::ENCODES, reading.encodes.iter().map(|(part, count)| ([*part], *count)));
         sheet.words(&catalogue::STREAMS_STARTED, &self.streams_started);
-        let refused = self.streams_refused.lock().clone();
-        let refused = refused.iter().map(|(reason, count)| ([reason.as_str()], *count));
-        sheet.family(&catalogue::STREAMS_REFUSED, refused);
+        sheet.words(&catalogue::STREAMS_REFUSED, &self.streams_refused);
         sheet.words(&catalogue::STREAMS_ENDED, &self.streams_ended);
         let behind = reading.behind.iter().zip(BEHIND).map(|(count, (_, label))| ([label], *count));
         sheet.family(&catalogue::BEHIND, behind);

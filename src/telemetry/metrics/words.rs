@@ -172,6 +172,40 @@ words! {
         Time = "time",
     }
 
+    /// Why a `Subscribe` was refused: `ErrorInfo.reason`, as the contract has it.
+    pub enum Refusal {
+        /// The request is malformed.
+        Request = "INVALID_REQUEST",
+        /// A binding is.
+        Binding = "INVALID_BINDING",
+        /// The filter is.
+        Filter = "INVALID_FILTER",
+        /// The cursor is, or it is above the newest.
+        Cursor = "INVALID_CURSOR",
+        /// The start time lies in the future.
+        Time = "INVALID_TIME",
+        /// The log no longer goes back so far.
+        Window = "REPLAY_WINDOW_EXCEEDED",
+        /// The cursor is of another log.
+        Epoch = "EPOCH_CHANGED",
+        /// Nobody serves the account.
+        Account = "ACCOUNT_NOT_CONFIGURED",
+        /// Its ancestor has not told its descendants yet.
+        AccountUnknownYet = "ACCOUNT_NOT_KNOWN_YET",
+        /// There are too many streams.
+        Limit = "SUBSCRIPTION_LIMIT",
+        /// The request is compressed.
+        Compression = "COMPRESSION_UNSUPPORTED",
+        /// The request did not come in time.
+        RequestTimeout = "REQUEST_TIMEOUT",
+        /// The client's own deadline passed first.
+        Deadline = "DEADLINE_EXCEEDED",
+        /// The server drains.
+        Draining = "DRAINING",
+        /// None of these: a defect.
+        Other = "other",
+    }
+
     /// How a consumer's connection ended.
     pub enum ConnectionEnd {
         /// Both sides were done.
