@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
 use crate::binding::AccountId;
@@ -27,6 +27,8 @@ pub struct Progress {
     ordinal: AtomicU64,
     delivered: AtomicU64,
     bytes: AtomicU64,
+    /// The reader has gone: its place in its view may be another's.
+    gone: AtomicBool,
 }
 
 impl Progress {
@@ -38,7 +40,13 @@ impl Progress {
             ordinal: AtomicU64::new(UNKNOWN),
             delivered: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            gone: AtomicBool::new(false),
         }
+    }
+
+    /// The reader is about to go.
+    pub(super) fn end(&self) {
+        self.gone.store(true, Relaxed);
     }
 
     /// Everything up to `position` was yielded: so many of the view's events, if that is known.
@@ -76,10 +84,13 @@ impl Progress {
 
     /// Events of the subscription between its position and the end of the log, also those that the log has let go of
     /// already. Exact once it has come up with the present; of one that still replays the past it is an upper bound: how
-    /// many of the records before it are its own is only known when they have been read.
+    /// many of the records before it are its own is only known when they have been read. 0 of one that has gone.
     pub fn lag(&self) -> u64 {
         let ordinal = Some(self.ordinal.load(Relaxed)).filter(|ordinal| *ordinal != UNKNOWN);
         let passed = Sequence(self.yielded.load(Relaxed));
-        self.account.with_state(|state| state.lag(self.reader, passed, ordinal))
+        self.account.with_state(|state| {
+            // Under the lock under which its place is given up, which comes after this.
+            if self.gone.load(Relaxed) { 0 } else { state.lag(self.reader, passed, ordinal) }
+        })
     }
 }

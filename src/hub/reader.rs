@@ -331,6 +331,12 @@ impl Subscription {
     }
 }
 
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.progress.end();
+    }
+}
+
 fn upstream_item(upstream: &UpstreamStanding, position: Sequence, bindings: Vec<BindingReport>) -> Item {
     Item::Upstream { change: upstream.change.clone(), since: upstream.since, position, bindings }
 }

@@ -61,6 +61,15 @@ async fn the_lag_counts_the_readers_own_events_however_far_it_is_behind() {
     }
     drop(reader);
     assert_eq!(progress.lag(), 0, "who has gone lags behind nothing");
+    // Neither when its view goes on, or others have come in its place.
+    own(&bench, 3);
+    let _next = bench.subscribe(&["call.CHANNEL_DESTROY.*"]).await;
+    let (one, two) = (bench.subscribe(&[OWN]).await, bench.subscribe(&[OWN]).await);
+    let (gone, stays) = (Arc::clone(one.progress()), Arc::clone(two.progress()));
+    drop(one);
+    own(&bench, 5);
+    others(&bench, 5);
+    assert_eq!((progress.lag(), gone.lag(), stays.lag()), (0, 0, 5));
 }
 
 #[tokio::test(start_paused = true)]
