@@ -260,6 +260,9 @@ where
     /// not read. Only the first is its own fault. Which it is `h2` does not say; but if there was window for all at any
     /// time since it stalled ([`Turn::grants`]), it is the first. Otherwise only the one that stalled first is reset: that
     /// gives its part of the window back.
+    ///
+    /// One that the log has overtaken has nothing to wait for, and goes earlier; but not if it took something since the last
+    /// look: who reads is told, with a status, once it comes to that.
     fn end_stalled(&mut self) -> bool {
         let now = self.turn.now;
         let mut ended = Vec::new();
@@ -268,9 +271,10 @@ where
         for (key, call) in &self.calls {
             let Some(stall) = call.stall() else { continue };
             stalled += 1;
-            if call.is_overtaken() {
+            let stalled_for = now.duration_since(stall.since);
+            if stalled_for >= self.sweep_interval() && call.is_overtaken() {
                 ended.push((key, Cause::SlowConsumerNotReading));
-            } else if now.duration_since(stall.since) >= self.stall_timeout {
+            } else if stalled_for >= self.stall_timeout {
                 if stall.grants < self.turn.grants {
                     ended.push((key, Cause::NotReading));
                 } else if first.is_none_or(|(since, _)| stall.since < since) {
@@ -311,8 +315,12 @@ where
         }
     }
 
+    fn sweep_interval(&self) -> Duration {
+        (self.stall_timeout / SWEEPS_PER_TIMEOUT).max(Duration::from_millis(1))
+    }
+
     fn poll_sweep(&mut self, cx: &mut Context<'_>) {
-        let interval = (self.stall_timeout / SWEEPS_PER_TIMEOUT).max(Duration::from_millis(1));
+        let interval = self.sweep_interval();
         if std::mem::take(&mut self.turn.stalled) && self.sweep.is_none() {
             self.sweep = Some(Box::pin(sleep(interval)));
         }

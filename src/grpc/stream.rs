@@ -154,18 +154,12 @@ impl EventStream {
     }
 
     fn poll_items(&mut self, cx: &mut Context<'_>) -> Poll<Part> {
-        // Before the items: a subscription that always has one must not outlive the drain.
-        if self.farewell.is_none() && self.open.poll_dismissed(cx, &mut self.waker) {
-            self.farewell = Some(Farewell::Operator);
-        }
-        if let Some(farewell) = self.farewell {
-            return Poll::Ready(self.say_draining(farewell));
-        }
-        if let Some(deadline) = &mut self.deadline
-            && deadline.as_mut().poll(cx).is_ready()
+        // Before the items: a subscription that always has one must not outlive the drain. But behind what is begun: the
+        // position that is told stands behind all of it, so that nobody who resumes there would hear of a gap in it.
+        if !self.subscription.has_more_to_say()
+            && let Some(last) = self.poll_last(cx)
         {
-            let status = status::deadline_exceeded(Some(self.subscription.position()));
-            return Poll::Ready(self.finish(&status, Cause::DeadlineExceeded));
+            return Poll::Ready(last);
         }
         let Some(item) = ready!(self.subscription.poll_next(cx)) else {
             let status = status::internal("the subscription ended without a reason");
@@ -200,6 +194,21 @@ impl EventStream {
             }),
         };
         Poll::Ready(Part::Messages(message::response(kind)))
+    }
+
+    /// What it says if it has to end here.
+    fn poll_last(&mut self, cx: &mut Context<'_>) -> Option<Part> {
+        if self.farewell.is_none() && self.open.poll_dismissed(cx, &mut self.waker) {
+            self.farewell = Some(Farewell::Operator);
+        }
+        if let Some(farewell) = self.farewell {
+            return Some(self.say_draining(farewell));
+        }
+        let is_late = self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready());
+        is_late.then(|| {
+            let status = status::deadline_exceeded(Some(self.subscription.position()));
+            self.finish(&status, Cause::DeadlineExceeded)
+        })
     }
 
     /// A gap is told of when it opens and again when it is closed, if it is not over already when it is found.

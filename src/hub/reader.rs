@@ -218,6 +218,12 @@ impl Subscription {
             && account.with_state(|state| state.is_overtaken(*reader, self.passed))
     }
 
+    /// Whether it has begun to say something, and not said all of it: [`position`](Self::position) is not to be told as one to
+    /// resume from before that is out. It takes no more than that has items, and brings nothing new.
+    pub fn has_more_to_say(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
     /// The next item. `Ready(None)` after `Item::End`.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
         for _ in 0..STEPS_PER_POLL {

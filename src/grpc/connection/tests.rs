@@ -1,7 +1,9 @@
 //! Connections in memory, with `h2` as the client: windows, resets and writes are exact, and time is paused.
 
 mod age;
+mod farewell;
 mod properties;
+mod slow;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
