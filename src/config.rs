@@ -42,7 +42,7 @@ pub use self::{
     error::{ConfigError, ConfigErrors, Place, Problem},
     grpc::Grpc,
     hub::Hub,
-    process::{LogFormat, Shutdown, Telemetry},
+    process::{LogFormat, MAX_DRAIN_TIMEOUT, Shutdown, Telemetry},
     upstream::{Upstream, UpstreamTls},
 };
 use crate::binding::{Kind, OptIn};

@@ -21,6 +21,9 @@ settings! {
     }
 }
 
+/// The longest that streams may be given to end, whoever asks for it.
+pub const MAX_DRAIN_TIMEOUT: Duration = Duration::from_hours(1);
+
 settings! {
     /// How hawking ends.
     pub struct Shutdown {
@@ -31,7 +34,7 @@ settings! {
         /// streams in: until load balancers and clients have noticed. After SIGINT (Ctrl-C) it does not wait.
         endpoint_wait: Duration = Duration::from_secs(5), as span(Duration::ZERO, Duration::from_hours(1));
         /// After that, streams and connections are given so long to end; what is left is cut.
-        drain_timeout: Duration = Duration::from_secs(15), as span(Duration::ZERO, Duration::from_hours(1));
+        drain_timeout: Duration = Duration::from_secs(15), as span(Duration::ZERO, MAX_DRAIN_TIMEOUT);
     }
 }
 

@@ -11,8 +11,8 @@ use super::streams::Consumer;
 
 /// Streams that are kept.
 const KEPT: usize = 1000;
-/// Bindings of each that are kept, so that the whole is bounded.
-pub(super) const KEPT_BINDINGS: usize = 16;
+/// Bindings of each that are kept, so that the whole is bounded; and that are listed of one that is open, for the same reason.
+pub(crate) const KEPT_BINDINGS: usize = 16;
 
 /// Why a stream ended: every way in which one can end has its own cause, and none ends with OK. Logs, metrics, AdminService
 /// and the statuses of those that can be told all take their words from here.

@@ -15,8 +15,9 @@ use tracing::{info, warn};
 
 use crate::{
     binding::AccountId,
+    config,
     grpc::{
-        ended::EndedStream,
+        ended::{EndedStream, KEPT_BINDINGS},
         limits, message,
         status::{self, Unwilling},
         streams::{Consumer, OpenStream, Streams},
@@ -104,16 +105,33 @@ impl AdminService for Admin {
         &self,
         request: Request<proto::ListUpstreamSessionsRequest>,
     ) -> Result<Response<proto::ListUpstreamSessionsResponse>, Status> {
-        let asked = match request.get_ref().account_id.as_str() {
+        let only = request.get_ref().account_id.as_str();
+        let asked = match only {
             "" => self.upstreams.all(),
             id => vec![self.upstream(id)?],
         };
         // All at once: one that does not answer holds up nobody else's.
         let listed = asked.iter().filter_map(|(id, steering)| {
             let account = self.hub.get(id)?;
-            Some(async move { account_sessions(*id, &account, steering).await })
+            Some(async move { (*id, upstream_status(&account), steering.sessions().await) })
         });
-        let sessions = join_all(listed).await.into_iter().flatten().collect();
+        let mut sessions = Vec::new();
+        for (id, status, reports) in join_all(listed).await {
+            match reports {
+                // Who asked for this one is to ask again; who asked for all is told of the others.
+                Err(Unheard) if !only.is_empty() => {
+                    return Err(status::upstream_unwilling(Unwilling::Unheard, id.as_str()));
+                }
+                Err(unheard) => {
+                    let detail = format!("its sessions are not known: {unheard}");
+                    sessions.push(no_session(id, proto::UpstreamStatus { detail, ..status }));
+                }
+                Ok(reports) if reports.is_empty() => sessions.push(no_session(id, status)),
+                Ok(reports) => {
+                    sessions.extend(reports.into_iter().map(|report| session(id, report, status.clone())))
+                }
+            }
+        }
         Ok(Response::new(proto::ListUpstreamSessionsResponse { sessions }))
     }
 
@@ -190,10 +208,14 @@ impl AdminService for Admin {
     ) -> Result<Response<proto::DrainResponse>, Status> {
         let deadline = match request.get_ref().deadline {
             None => None,
-            Some(deadline) => Some(Duration::try_from(deadline).map_err(|_| {
-                let what = "it is a duration that is not negative";
-                status::invalid_field(status::Reason::Request, "deadline", what)
-            })?),
+            Some(deadline) => {
+                let deadline = Duration::try_from(deadline).ok();
+                let deadline = deadline.filter(|deadline| *deadline <= config::MAX_DRAIN_TIMEOUT);
+                Some(deadline.ok_or_else(|| {
+                    let what = "it is a duration from 0 to 1 h";
+                    status::invalid_field(status::Reason::Request, "deadline", what)
+                })?)
+            }
         };
         let streams = self.streams.count();
         warn!(operator = %Operator::of(&request), ?deadline, streams, "an operator drains the server");
@@ -224,19 +246,9 @@ impl std::fmt::Display for Operator {
     }
 }
 
-/// The sessions of an account; where there is none, one entry that says why.
-async fn account_sessions(
-    id: AccountId,
-    account: &hub::Account,
-    steering: &Steering,
-) -> Vec<proto::UpstreamSession> {
-    let reports = steering.sessions().await.unwrap_or_default();
-    let status = upstream_status(account);
-    if reports.is_empty() {
-        let none = proto::UpstreamSession { account_id: id.to_string(), ..Default::default() };
-        return vec![proto::UpstreamSession { status: Some(status), ..none }];
-    }
-    reports.into_iter().map(|report| session(id, report, status.clone())).collect()
+/// The entry of an account that has no session, or of which it is not known: its status says why.
+fn no_session(id: AccountId, status: proto::UpstreamStatus) -> proto::UpstreamSession {
+    proto::UpstreamSession { account_id: id.to_string(), status: Some(status), ..Default::default() }
 }
 
 fn upstream_status(account: &hub::Account) -> proto::UpstreamStatus {
@@ -273,7 +285,7 @@ fn session(
 }
 
 fn open(stream: &OpenStream) -> proto::Subscriber {
-    let bindings = stream.bindings().map(str::to_owned).collect();
+    let bindings = stream.bindings().take(KEPT_BINDINGS).map(str::to_owned).collect();
     subscriber(stream.consumer(), bindings, stream.position(), stream.lag(), stream.delivered())
 }
 
@@ -303,5 +315,65 @@ fn subscriber(
         lag,
         start_time: Some(message::timestamp(consumer.began)),
         delivered,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+    use crate::clock::SystemClock;
+
+    const ACCOUNT: &str = "account0000000000000000000000002";
+
+    /// Of a server with one account.
+    fn admin() -> Admin {
+        let hub = Hub::new(config::Hub::default(), Arc::new(SystemClock), || 1);
+        let id = ACCOUNT.parse().unwrap();
+        hub.add(id, id, Vec::new());
+        Admin {
+            hub: Arc::new(hub),
+            streams: Arc::default(),
+            upstreams: Arc::default(),
+            started: SystemTime::UNIX_EPOCH,
+            drain: Drain::new(config::Shutdown::default()),
+        }
+    }
+
+    /// What is added to a time must not leave its range: not here, and not in the tasks of those who are told of it.
+    #[tokio::test]
+    async fn a_drain_has_an_end() {
+        let admin = admin();
+        let drain = async |seconds, nanos| {
+            let deadline = Some(prost_types::Duration { seconds, nanos });
+            admin.drain(Request::new(proto::DrainRequest { deadline })).await.map_err(|status| status.code())
+        };
+        for (seconds, nanos) in [(-1, 0), (3600, 1), (3601, 0), (315_576_000_000, 0), (i64::MAX, 999_999_999)]
+        {
+            assert_eq!(drain(seconds, nanos).await.err(), Some(Code::InvalidArgument), "{seconds} {nanos}");
+        }
+        assert!(admin.drain.is_serving());
+        assert!(drain(3600, 0).await.is_ok());
+        assert_eq!(admin.drain.reason(), Some(Reason::Operator));
+    }
+
+    #[tokio::test]
+    async fn who_does_not_answer_is_not_said_to_have_no_session() {
+        let admin = admin();
+        // Its loop has ended.
+        drop(admin.upstreams.take_on(ACCOUNT.parse().unwrap()));
+        let list = async |account_id: &str| {
+            let request = proto::ListUpstreamSessionsRequest { account_id: account_id.to_owned() };
+            let listed = admin.list_upstream_sessions(Request::new(request)).await;
+            listed.map(|listed| listed.into_inner().sessions)
+        };
+        let status = list(ACCOUNT).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable);
+        let all = list("").await.unwrap();
+        let [account] = &all[..] else { panic!("{all:?}") };
+        assert_eq!((&*account.account_id, &*account.session_id), (ACCOUNT, ""));
+        let detail = &account.status.as_ref().unwrap().detail;
+        assert!(detail.contains("not known") && detail.contains("does not answer"), "{detail}");
     }
 }

@@ -175,6 +175,12 @@ async fn open_streams_are_listed_with_how_far_they_are() {
     assert!(first.position.as_ref().unwrap().sequence > consumer.subscribed.position.unwrap().sequence);
     assert_eq!(second.bindings, ["object.*.*", "call.*.*"], "as they were asked for");
     assert_eq!((second.lag, second.delivered), (0, 3));
+    // So that a list of thousands stays a list that can be sent.
+    let many: Vec<String> = (0..40).map(|call| format!("call.CHANNEL_CREATE.{call}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let wide = whole.subscribe(request(&many)).await;
+    assert_eq!(subscribers(&mut admin, ACCOUNT).await[2].bindings, many[..16], "of many, the first");
+    drop(wide);
 
     let request = proto::ListSubscribersRequest { account_id: STRANGER.into() };
     let status = admin.list_subscribers(request).await.unwrap_err();
