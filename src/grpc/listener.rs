@@ -2,6 +2,7 @@
 
 use std::{future::Future, io, pin::pin, sync::Arc, time::Duration};
 
+use futures_util::future::join;
 use tokio::{net::TcpListener, sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -67,21 +68,17 @@ async fn serve(services: Services, listener: TcpListener, drain: Drain) {
     let throttle = || Throttle::every(WARN_INTERVAL).counted(services.lines_suppressed());
     let (mut failed, mut refused) = (throttle(), throttle());
 
-    let mut ending = pin!(drain.ending());
-    let mut unready = pin!(async {
+    let unready = async {
         drain.begun().await;
         services.not_serving().await;
         tracing::info!(service = services.main(), "not ready any more: health says NOT_SERVING");
-    });
-    let mut is_ready = true;
+    };
+    // Both: where there is no time between the two, health says so all the same before anybody is told to go.
+    let mut ending = pin!(join(unready, drain.ending()));
     loop {
         let accepted = tokio::select! {
             biased;
-            () = &mut unready, if is_ready => {
-                is_ready = false;
-                continue;
-            }
-            () = &mut ending => break,
+            _ = &mut ending => break,
             accepted = listener.accept() => accepted,
         };
         let (socket, peer) = match accepted {
@@ -94,7 +91,7 @@ async fn serve(services: Services, listener: TcpListener, drain: Drain) {
                     tracing::warn!(%error, count, "connections cannot be accepted at the moment");
                 }
                 tokio::select! {
-                    () = &mut ending => break,
+                    _ = &mut ending => break,
                     () = tokio::time::sleep(ACCEPT_PAUSE) => continue,
                 }
             }

@@ -112,3 +112,25 @@ async fn it_goes_on_serving_until_others_have_noticed() {
     server.ended().await;
     assert!(server.drain.is_done());
 }
+
+/// Also where there is no time for others to notice: whoever watches is told before the connection ends.
+#[tokio::test]
+async fn health_says_so_even_where_streams_end_at_once() {
+    let mut server = Direct::start().await;
+    let mut health = HealthClient::new(channel(server.addr).await);
+    let mut watch = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    let mut said = Vec::new();
+    let first = soon("a first answer", watch.message()).await.unwrap().unwrap();
+    said.push(first.status());
+    server.drain.begin(Reason::Shutdown, None);
+    let status = loop {
+        match soon("the end", watch.message()).await {
+            Ok(Some(answer)) => said.push(answer.status()),
+            Ok(None) => panic!("it ends with a reason"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(said, [ServingStatus::Serving, ServingStatus::NotServing]);
+    assert_eq!((status.code(), &*reason(&status)), (Code::Unavailable, "DRAINING"));
+    server.ended().await;
+}
