@@ -182,7 +182,7 @@ impl Hub {
         self.process.memory.set_limits(&settings);
         for account in self.list() {
             account.with_state(|state| state.set_limits(&settings));
-            account.evict();
+            while account.look() {}
         }
     }
 
@@ -330,10 +330,11 @@ impl Account {
         self.share.bytes()
     }
 
-    /// Lets go of what is too old, or is too much since the bounds have changed.
-    pub(super) fn evict(&self) {
+    /// Lets go of what is too old, or is too much since the bounds have changed: a few records at once. Says whether there is
+    /// more to do.
+    pub(super) fn look(&self) -> bool {
         let now = self.clock.now();
-        self.with_state(|state| state.evict(now));
+        self.with_state(|state| state.look(now))
     }
 
     /// How it stands.

@@ -9,13 +9,12 @@ use crate::telemetry::throttle::Throttle;
 
 use super::{
     account::{Account, Hub},
+    log::store::AT_ONCE,
     memory::{Pool, level},
 };
 
 /// Between two trims. What is appended meanwhile finds the pool full at worst, and takes the place of older records.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Records that go under one hold of a log's lock: its appends wait for that at most.
-const AT_ONCE: usize = 256;
 /// Logs that are looked at before others have their turn.
 const LOGS_PER_TURN: usize = 64;
 /// All logs are looked at for records that are too old, so often within `hub.log_age`, and at least once a minute.
@@ -81,10 +80,12 @@ impl Hub {
         above.map(Arc::clone).collect()
     }
 
-    async fn evict_aged(&self) {
+    pub(super) async fn evict_aged(&self) {
         for logs in self.list().chunks(LOGS_PER_TURN) {
             for log in logs {
-                log.evict();
+                while log.look() {
+                    tokio::task::yield_now().await;
+                }
             }
             tokio::task::yield_now().await;
         }

@@ -94,6 +94,8 @@ pub(super) struct Pool {
 /// What one log takes, of its own bound and of those that it shares.
 pub(super) struct Share {
     bytes: AtomicUsize,
+    /// Of these, what its views keep for their readers.
+    kept: AtomicUsize,
     /// Its branch, and the process.
     pools: [Arc<Pool>; 2],
     memory: Arc<Memory>,
@@ -130,7 +132,12 @@ impl Memory {
             pool
         });
         let pools = [pool, Arc::clone(&self.process)];
-        Arc::new(Share { bytes: AtomicUsize::new(0), pools, memory: Arc::clone(self) })
+        Arc::new(Share {
+            bytes: AtomicUsize::new(0),
+            kept: AtomicUsize::new(0),
+            pools,
+            memory: Arc::clone(self),
+        })
     }
 
     /// The bounds have changed.
@@ -165,6 +172,12 @@ impl Memory {
         self.frames.load(Relaxed).saturating_sub(self.kept_frames.load(Relaxed))
     }
 
+    /// Frames, whoever holds them, and those that views keep.
+    #[cfg(test)]
+    pub(super) fn frames_and_kept(&self) -> (usize, usize) {
+        (self.frames.load(Relaxed), self.kept_frames.load(Relaxed))
+    }
+
     /// Whether so many streams hold more than they may, all together.
     pub(super) fn is_overheld(&self, streams: usize) -> bool {
         self.held() > streams.max(1) * HELD_PER_STREAM
@@ -185,12 +198,13 @@ impl Memory {
     }
 
     /// Frames as they are handed out: counted until the last who holds any part of them lets go. With what they take.
-    pub(super) fn frames(self: &Arc<Self>, mut frames: Vec<u8>) -> (Bytes, usize) {
+    /// `for_long`: more is made of them than a consumer needs to take them.
+    pub(super) fn frames(self: &Arc<Self>, mut frames: Vec<u8>, for_long: bool) -> (Bytes, usize) {
         if frames.is_empty() {
             return (Bytes::new(), 0);
         }
-        // Their sizes were estimated. They may be held for long.
-        if frames.capacity() - frames.len() > frames.len() / 8 {
+        // Their sizes were estimated.
+        if for_long && frames.capacity() - frames.len() > frames.len() / 8 {
             frames.shrink_to_fit();
         }
         let frames = Frames { frames, memory: Arc::clone(self) };
@@ -279,13 +293,20 @@ impl Share {
     /// A view keeps frames that take so much, and `beside` for itself.
     pub(super) fn keep_frames(&self, taken: usize, beside: usize) {
         self.change(0, taken + beside);
+        self.kept.fetch_add(taken + beside, Relaxed);
         self.memory.kept_frames.fetch_add(taken, Relaxed);
     }
 
     /// It keeps them no more.
     pub(super) fn forget_frames(&self, taken: usize, beside: usize) {
         self.change(taken + beside, 0);
+        self.kept.fetch_sub(taken + beside, Relaxed);
         self.memory.kept_frames.fetch_sub(taken, Relaxed);
+    }
+
+    /// What the views of the log keep.
+    pub(super) fn kept(&self) -> usize {
+        self.kept.load(Relaxed)
     }
 
     /// Whether a pool that it is in is over its limit.
@@ -308,18 +329,21 @@ impl Share {
 }
 
 impl Drop for Share {
-    /// What no charge stood for: the records.
+    /// Whoever took something holds the share, and has given it back.
     fn drop(&mut self) {
         let bytes = *self.bytes.get_mut();
-        for pool in &self.pools {
-            pool.bytes.fetch_sub(bytes, Relaxed);
-        }
+        debug_assert!(bytes == 0 || std::thread::panicking(), "{bytes} bytes are counted that nobody takes");
     }
 }
 
 impl Charge {
     pub(super) fn new(share: &Arc<Share>) -> Self {
         Self { share: Arc::clone(share), bytes: 0 }
+    }
+
+    /// What it stands for.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// It stands for so many bytes now.
@@ -393,16 +417,29 @@ mod tests {
         drop(charge);
         two.change(50, 40);
         assert_eq!((two.bytes(), memory.usage().logs), (40, 147));
-        drop(two);
-        assert_eq!((one.pools[0].bytes.load(Relaxed), memory.usage().logs), (100, 107));
-        drop((one, apart));
-        assert_eq!(memory.usage().logs, 0);
+        two.keep_frames(1000, 20);
+        assert_eq!((two.bytes(), two.kept()), (1060, 1020));
+        two.forget_frames(1000, 20);
+        two.change(40, 0);
+        assert_eq!((two.bytes(), two.kept(), one.pools[0].bytes.load(Relaxed)), (0, 0, 100));
+        one.change(100, 0);
+        apart.change(7, 0);
+        assert_eq!((memory.usage().logs, memory.frames_and_kept()), (0, (0, 0)));
+    }
+
+    #[test]
+    #[should_panic(expected = "7 bytes are counted")]
+    fn a_log_that_keeps_something_is_found_out() {
+        let memory = Memory::new(&config::Hub::default());
+        let share = memory.share("a".repeat(32).parse().unwrap());
+        share.change(0, 7);
+        drop(share);
     }
 
     #[test]
     fn frames_are_held_until_the_last_piece_of_them_goes() {
         let memory = Memory::new(&config::Hub::default());
-        let (mut frames, taken) = memory.frames(vec![1; 1000]);
+        let (mut frames, taken) = memory.frames(vec![1; 1000], false);
         let piece = frames.split_to(10);
         drop(frames);
         assert!((1000..1200).contains(&taken));
@@ -410,7 +447,7 @@ mod tests {
         assert!(!memory.is_overheld(1));
         drop(piece);
         assert_eq!(memory.usage().held, 0);
-        let held = memory.frames(vec![1; HELD_PER_STREAM + 1]);
+        let held = memory.frames(vec![1; HELD_PER_STREAM + 1], false);
         assert!(memory.is_overheld(0) && memory.is_overheld(1) && !memory.is_overheld(2));
         drop(held);
     }

@@ -19,7 +19,7 @@ use super::{
     log::{
         Control, Epoch, IncomingEvent, Sequence,
         record::{Change, ControlRecord, EventRecord},
-        store::Log,
+        store::{AT_ONCE, Log},
     },
     memory::Share,
     view::{Batch, Next, Projection, View, ViewKey},
@@ -29,6 +29,9 @@ use super::{
 const SCAN_RECORDS: u64 = 256;
 /// Batches kept for readers to share, in all views of the account.
 const BATCHES: usize = 4096;
+
+/// Records that go before all views forget what belonged to them.
+const PRUNE_EVERY: u64 = 4096;
 
 /// The log, what is wanted, the views and their readers.
 pub(super) struct State {
@@ -40,8 +43,10 @@ pub(super) struct State {
     /// The batches that views hold, oldest first: bounded for the account. A view that is gone may still be named here: if
     /// another has its place by then, it makes a batch once more at worst.
     batches: VecDeque<Kept>,
-    batch_bytes: usize,
+    /// What they may take, with what belongs to them.
     batch_bytes_max: usize,
+    /// All views have forgotten what the log has let go of up to here.
+    pruned: Sequence,
     subscriptions: usize,
     gone: bool,
 }
@@ -51,7 +56,6 @@ struct Kept {
     view: ViewId,
     first: Sequence,
     last: Sequence,
-    size: usize,
 }
 
 /// Who a reader is: its view, and its place in it.
@@ -111,8 +115,8 @@ impl State {
             by_key: HashMap::new(),
             share,
             batches: VecDeque::new(),
-            batch_bytes: 0,
             batch_bytes_max: batch_bytes_max(settings),
+            pruned: Sequence(0),
             subscriptions: 0,
             gone: false,
         }
@@ -153,7 +157,7 @@ impl State {
             views.retain(|id| filter(*id).is_some_and(|filter| filter.passes_payload(fields)));
         }
         let sequence = self.log.append(event, now);
-        self.forget_batches();
+        self.forget();
         let evicted = self.log.evicted();
         for id in views {
             if let Some(view) = self.views.get_mut(id as usize) {
@@ -165,6 +169,9 @@ impl State {
     }
 
     pub(super) fn record(&mut self, control: Control, now: SystemTime, wakers: &mut Vec<Waker>) -> Sequence {
+        if self.gone {
+            return self.log.newest();
+        }
         let sequence = self.log.record(Change::Upstream(control), now);
         self.take_all_wakers(wakers);
         sequence
@@ -176,10 +183,15 @@ impl State {
         }
     }
 
-    /// Ends everything.
+    /// Ends everything. Nothing is kept for those who hold on to the account for a while yet.
     pub(super) fn remove(&mut self, wakers: &mut Vec<Waker>) {
         self.gone = true;
         self.take_all_wakers(wakers);
+        self.log.clear();
+        self.batches = VecDeque::new();
+        for (_, view) in &mut self.views {
+            view.clear();
+        }
     }
 
     /// A reader comes. What was not wanted before stands in the log as wanted from here on; readers need not be woken for
@@ -226,7 +238,7 @@ impl State {
     pub(super) fn expire(&mut self, now: Instant, wall: SystemTime) -> (bool, Option<Instant>) {
         let gone = self.wanted.expire(now);
         let changed = !gone.is_empty();
-        if changed {
+        if changed && !self.gone {
             self.log.record(Change::Unwanted(gone.into()), wall);
         }
         (changed, self.wanted.next_expiry())
@@ -287,12 +299,17 @@ impl State {
         }
     }
 
-    /// Whether the log let go of what a reader that has passed a position had not read.
+    /// Whether the log let go of what a reader that has passed a position had not read. Where the account is gone that is
+    /// not what there is to tell.
     pub(super) fn is_overtaken(&mut self, reader: ReaderId, passed: Sequence) -> bool {
-        self.views.get_mut(reader.view as usize).is_some_and(|view| view.is_overtaken(&self.log, passed))
+        !self.gone
+            && self
+                .views
+                .get_mut(reader.view as usize)
+                .is_some_and(|view| view.is_overtaken(&self.log, passed))
     }
 
-    /// See [`View::lag`]. Nothing, for a reader that has gone.
+    /// See [`View::lag`]. Of a reader that is there: its place may be another's afterwards.
     pub(super) fn lag(&self, reader: ReaderId, passed: Sequence, ordinal: Option<u64>) -> u64 {
         self.views.get(reader.view as usize).map_or(0, |view| view.lag(passed, ordinal))
     }
@@ -300,53 +317,67 @@ impl State {
     /// Lets go of the oldest records until the log takes no more than `bytes`, so many records at most; says whether there
     /// is more to do.
     pub(super) fn trim(&mut self, bytes: usize, at_most: usize) -> bool {
-        let before = self.log.evicted();
-        let more = self.log.trim(bytes, at_most);
-        self.forget(before);
-        more
+        self.log.trim(bytes, at_most);
+        self.forget_all();
+        // What views kept for those records has gone too: it may be enough.
+        self.log.trim(bytes, 0)
     }
 
-    /// Lets go of what is too old or, after a change of the bounds, too much: also in a log to which nothing is appended.
+    /// Lets go of what is too old, for somebody who comes: a few records at most, so that nobody waits for long.
     pub(super) fn evict(&mut self, now: SystemTime) {
-        let before = self.log.evicted();
-        self.log.evict(now);
-        self.forget(before);
+        self.log.evict(now, AT_ONCE);
+        self.forget();
     }
 
-    /// Takes new bounds. What they exclude goes with the next eviction.
+    /// Lets go of what is too old or, after a change of the bounds, too much: also in a log to which nothing is appended, and
+    /// also what belongs to views for which nothing comes. A few records at once; says whether there is more to do.
+    pub(super) fn look(&mut self, now: SystemTime) -> bool {
+        self.log.evict(now, AT_ONCE);
+        self.forget_all();
+        self.log.evict(now, 0)
+    }
+
+    /// Takes new bounds. What they exclude goes with the next look.
     pub(super) fn set_limits(&mut self, settings: &config::Hub) {
         self.log.set_limits(settings);
         self.batch_bytes_max = batch_bytes_max(settings);
     }
 
-    /// Forgets what belonged to records that have gone since the log ended at `before`.
-    fn forget(&mut self, before: Sequence) {
-        let evicted = self.log.evicted();
-        if evicted == before {
-            return;
+    /// Forgets what belonged to records that have gone. Views for which something comes do that by themselves: the others now
+    /// and then, so that no append has to do with all of them.
+    fn forget(&mut self) {
+        if self.log.evicted().0 - self.pruned.0 >= PRUNE_EVERY {
+            self.forget_all();
+        } else {
+            self.forget_batches();
         }
+    }
+
+    fn forget_all(&mut self) {
         self.forget_batches();
-        for (_, view) in &mut self.views {
-            view.prune(evicted);
+        let evicted = self.log.evicted();
+        if evicted != self.pruned {
+            for (_, view) in &mut self.views {
+                view.prune(evicted);
+            }
+            self.pruned = evicted;
         }
     }
 
     fn keep_batch(&mut self, view: ViewId, batch: &Batch) {
-        let kept = Kept { view, first: batch.first(), last: batch.last(), size: batch.size };
-        self.batches.push_back(kept);
-        self.batch_bytes += batch.size;
+        self.batches.push_back(Kept { view, first: batch.first(), last: batch.last() });
         self.forget_batches();
     }
 
-    /// Lets go of batches that are too many, and of those that no reader can come to any more.
+    /// Lets go of batches that are too many, and of those that no reader can come to any more. A reader that is just about to
+    /// take one, or to make its frames, holds it: then it is one more or less.
     fn forget_batches(&mut self) {
         let evicted = self.log.evicted();
         while let Some(oldest) = self.batches.front()
-            && (self.batch_bytes > self.batch_bytes_max
+            && (self.share.kept() > self.batch_bytes_max
                 || self.batches.len() > BATCHES
                 || oldest.last <= evicted)
         {
-            self.batch_bytes -= oldest.size;
             if let Some(view) = self.views.get_mut(oldest.view as usize) {
                 view.forget_batch(oldest.first);
             }

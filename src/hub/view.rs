@@ -49,6 +49,8 @@ pub(super) struct ViewKey {
 pub(super) struct Projection {
     key: ViewKey,
     texts: Vec<Arc<str>>,
+    /// The length of the longest of them.
+    longest: usize,
     index: Index<u32>,
 }
 
@@ -58,8 +60,9 @@ impl Projection {
         for (number, binding) in (0..).zip(&key.bindings) {
             index.insert(binding.pattern(), number);
         }
-        let texts = key.bindings.iter().map(|binding| binding.as_str().into()).collect();
-        Self { key, texts, index }
+        let texts: Vec<Arc<str>> = key.bindings.iter().map(|binding| binding.as_str().into()).collect();
+        let longest = texts.iter().map(|text| text.len()).max().unwrap_or_default();
+        Self { key, texts, longest, index }
     }
 
     pub(super) fn key(&self) -> &ViewKey {
@@ -89,9 +92,14 @@ impl Projection {
         frame::write_event(out, record, origin, self.key.format, keep, texts);
     }
 
+    /// About how many bytes an event's frame takes.
+    fn estimate(&self, record: &EventRecord) -> usize {
+        frame::estimate(record, self.key.format, self.longest)
+    }
+
     /// Encodes events that are known to belong to the view.
     fn encode(&self, records: &[Arc<EventRecord>], origin: &Origin) -> Vec<u8> {
-        let mut out = Vec::with_capacity(records.iter().map(|record| frame::estimate(record) + 128).sum());
+        let mut out = Vec::with_capacity(records.iter().map(|record| self.estimate(record)).sum());
         for record in records {
             self.write(&mut out, record, origin, true, &self.matched(&record.event.key.key));
         }
@@ -115,8 +123,7 @@ impl Projection {
                 && self.key.filter.passes_envelope(&record.event)
                 && self.key.filter.passes_payload(&Fields::new(&record.event.data))
             {
-                let full =
-                    out.len() + frame::estimate(record) > BATCH_BYTES || count as usize == BATCH_EVENTS;
+                let full = out.len() + self.estimate(record) > BATCH_BYTES || count as usize == BATCH_EVENTS;
                 if count > 0 && full {
                     break;
                 }
@@ -125,7 +132,8 @@ impl Projection {
             }
             last = Some(&**record);
         }
-        (origin.memory.frames(out).0, count, last)
+        // It grew as it came.
+        (origin.memory.frames(out, true).0, count, last)
     }
 }
 
@@ -136,8 +144,6 @@ pub(super) struct Batch {
     last: Sequence,
     last_time: SystemTime,
     count: u32,
-    /// About how many bytes it takes.
-    pub(super) size: usize,
     /// Let go of as soon as they are encoded.
     records: Mutex<Vec<Arc<EventRecord>>>,
     /// And what they take.
@@ -170,7 +176,7 @@ impl Batch {
     pub(super) fn frames(&self, projection: &Projection, origin: &Origin) -> Bytes {
         let encode = || {
             let records = mem::take(&mut *self.records.lock());
-            let frames = origin.memory.frames(projection.encode(&records, origin));
+            let frames = origin.memory.frames(projection.encode(&records, origin), self.share.is_some());
             if let Some(share) = &self.share {
                 share.keep_frames(frames.1, Self::BESIDE);
             }
@@ -293,6 +299,13 @@ impl View {
         self.slots.set(store::room(&self.positions));
     }
 
+    /// Nobody will read it any more.
+    pub(super) fn clear(&mut self) {
+        self.positions = VecDeque::new();
+        self.batches = VecDeque::new();
+        self.slots.set(0);
+    }
+
     /// Whether the log let go of what a reader that has passed a position had not read.
     pub(super) fn is_overtaken(&mut self, log: &Log, passed: Sequence) -> bool {
         let evicted = log.evicted();
@@ -361,7 +374,7 @@ impl View {
         {
             // A position that the view has is in the log: both are pruned alike.
             let Some(record) = log.event(*position) else { break };
-            let more = size + frame::estimate(record);
+            let more = size + self.projection.estimate(record);
             if !records.is_empty() && more > BATCH_BYTES {
                 break;
             }
@@ -376,7 +389,6 @@ impl View {
             last,
             last_time,
             count: u32::try_from(records.len()).unwrap_or(u32::MAX),
-            size,
             records: Mutex::new(records),
             frames: OnceLock::new(),
             share: shared.then(|| Arc::clone(&self.share)),

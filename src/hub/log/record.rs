@@ -12,7 +12,10 @@ use bytes::Bytes;
 use crate::binding::{Binding, Kind, Owner, UpstreamBinding};
 
 use super::{Control, IncomingEvent, LostBindings, Sequence};
-use crate::hub::memory::{ALLOCATION, Share};
+use crate::hub::{
+    memory::{ALLOCATION, Share},
+    subscription::PayloadFormat,
+};
 
 /// What an `Arc` takes beyond its content: two counts, and the allocation.
 const SHARED: usize = 2 * mem::size_of::<usize>() + ALLOCATION;
@@ -89,6 +92,16 @@ impl EventRecord {
         encode: impl FnOnce(&Self) -> Vec<u8>,
     ) -> Cow<'_, [u8]> {
         self.encodings.get(&self.encodings.structure, keep, || encode(self))
+    }
+
+    /// The length of its payload field in a format, if that has been made, and is kept.
+    pub(in crate::hub) fn made(&self, format: PayloadFormat) -> Option<usize> {
+        let made = match format {
+            PayloadFormat::Typed => &self.encodings.typed,
+            PayloadFormat::Struct => &self.encodings.structure,
+            PayloadFormat::Json | PayloadFormat::None => return None,
+        };
+        made.get().map(|encoded| encoded.len())
     }
 
     fn size(&self) -> usize {

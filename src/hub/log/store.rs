@@ -13,6 +13,12 @@ use crate::hub::{
     memory::{Charge, Eviction, Share},
 };
 
+/// Records that go under one hold of a log's lock: its appends wait for that at most.
+pub(in crate::hub) const AT_ONCE: usize = 256;
+/// How many times its own size a record that comes may push out, where the log is full. With its encodings in all forms it
+/// takes less than that, so that the log does not grow.
+const FREED_BY_APPEND: usize = 8;
+
 /// The records of one account, in an unbroken sequence, and the coverage before the first and after the last of them:
 /// the coverage at any position between is `base` with the control records up to it.
 pub(in crate::hub) struct Log {
@@ -32,7 +38,7 @@ pub(in crate::hub) struct Log {
     /// What the records take, without encodings.
     bytes: usize,
     /// As much of that as the share knows of.
-    told: usize,
+    told: Charge,
     /// The room in the queues.
     slots: Charge,
     base: Arc<Coverage>,
@@ -73,7 +79,7 @@ impl Log {
             complete_since: now,
             newest_time: now,
             bytes: 0,
-            told: 0,
+            told: Charge::new(share),
             slots: Charge::new(share),
             share: Arc::clone(share),
             base: Arc::clone(&coverage),
@@ -118,7 +124,7 @@ impl Log {
 
     /// The share knows all else, and of the records as much as it was told.
     fn taken(&self) -> usize {
-        self.share.bytes() + self.bytes - self.told
+        self.share.bytes() + self.bytes - self.told.bytes()
     }
 
     /// Whether there is room for what could be made again.
@@ -182,22 +188,40 @@ impl Log {
         sequence
     }
 
-    /// Lets go of what is too much or too old.
-    pub(in crate::hub) fn evict(&mut self, now: SystemTime) {
-        let horizon = now.checked_sub(self.limits.age);
-        while let Some(oldest) = self.records.front() {
-            let many = self.records.len() > 1;
-            let why = if horizon.is_some_and(|horizon| oldest.received() < horizon) {
-                Eviction::Age
-            } else if many && self.records.len() > self.limits.records {
-                Eviction::Records
-            } else if many && self.taken() > self.limits.bytes {
-                Eviction::LogBytes
-            } else {
-                break;
-            };
+    /// Lets go of what is too much or too old, so many records at most. Says whether there is more to do.
+    pub(in crate::hub) fn evict(&mut self, now: SystemTime, at_most: usize) -> bool {
+        for _ in 0..at_most {
+            let Some(why) = self.excess(now) else { break };
             self.evict_oldest(why);
         }
+        self.settle();
+        self.excess(now).is_some()
+    }
+
+    /// Why the oldest record has to go, if it has to.
+    fn excess(&self, now: SystemTime) -> Option<Eviction> {
+        let oldest = self.records.front()?;
+        let many = self.records.len() > 1;
+        if now.checked_sub(self.limits.age).is_some_and(|horizon| oldest.received() < horizon) {
+            Some(Eviction::Age)
+        } else if many && self.records.len() > self.limits.records {
+            Some(Eviction::Records)
+        } else if many && self.taken() > self.limits.bytes {
+            Some(Eviction::LogBytes)
+        } else {
+            None
+        }
+    }
+
+    /// Lets go of everything: nobody will read it.
+    pub(in crate::hub) fn clear(&mut self) {
+        self.evicted = self.newest();
+        self.evicted_control = self.controls.back().map_or(self.evicted_control, |control| control.sequence);
+        self.complete_since = self.newest_time;
+        self.base = Arc::clone(&self.head);
+        self.records = VecDeque::new();
+        self.controls = VecDeque::new();
+        self.bytes = 0;
         self.settle();
     }
 
@@ -238,8 +262,7 @@ impl Log {
 
     /// Tells the share what the records take now, and gives back room that is no longer needed.
     fn settle(&mut self) {
-        self.share.change(self.told, self.bytes);
-        self.told = self.bytes;
+        self.told.set(self.bytes);
         shrink(&mut self.records);
         shrink(&mut self.controls);
         self.slots.set(room(&self.records) + room(&self.controls));
@@ -278,8 +301,18 @@ impl Log {
         let size = record.size();
         self.bytes += size;
         self.records.push_back(record);
-        self.evict(now);
-        // Nobody has come to trim yet: what is new takes the place of what is oldest here.
+        // What is new takes the place of what is oldest; of some times its own size at most. The rest, if there is any, goes
+        // with the next ones: part of what is too much may be what views take, and that goes behind the records.
+        let mut freed = 0;
+        for _ in 0..AT_ONCE {
+            match self.excess(now) {
+                Some(Eviction::LogBytes) if freed >= size * FREED_BY_APPEND => break,
+                Some(why) => freed += self.evict_oldest(why),
+                None => break,
+            }
+        }
+        self.settle();
+        // The same where the log itself has room and its pool has none, because nobody has come to trim yet.
         let mut freed = 0;
         while freed < size && self.records.len() > 1 && self.share.is_full() {
             freed += self.evict_oldest(Eviction::SharedBytes);
