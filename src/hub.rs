@@ -55,7 +55,7 @@ pub use interest::Interest;
 pub use log::{
     Control, Cursor, Epoch, IncomingEvent, LostBindings, Sequence, UpstreamChange, UpstreamState, Window,
 };
-pub use memory::{Evictions, MemoryUse};
+pub use memory::{Evictions, HELD_PER_STREAM, MemoryUse};
 pub use progress::Progress;
 pub use roster::{BranchInterest, BranchOrders, Facts, Listed, Listing, LookupError};
 pub use subscription::{

@@ -25,5 +25,7 @@ mod gateway {
     mod pressure;
     mod recorded;
     mod requests;
+    mod resume;
     mod services;
+    mod stalled;
 }

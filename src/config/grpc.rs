@@ -33,7 +33,7 @@ settings! {
         /// The largest request message.
         max_request_bytes: usize = 2 << 20, as bytes(4 << 10, 64 << 20);
         /// Unsent bytes of one stream that are held at most.
-        send_buffer_bytes: usize = 256 << 10, as bytes(16 << 10, 64 << 20);
+        send_buffer_bytes: usize = 128 << 10, as bytes(16 << 10, 64 << 20);
         /// A stream that has something to send, and a consumer that takes nothing of it for so long, is reset; others on its
         /// connection go on.
         stall_timeout: Duration = Duration::from_secs(30), as timeout();

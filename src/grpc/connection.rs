@@ -29,7 +29,7 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::{config, telemetry::metrics::ConnectionEnd};
+use crate::{config, hub, telemetry::metrics::ConnectionEnd};
 
 use self::{
     attention::Ready,
@@ -261,10 +261,12 @@ where
     /// time since it stalled ([`Turn::grants`]), it is the first. Otherwise only the one that stalled first is reset: that
     /// gives its part of the window back.
     ///
-    /// One that the log has overtaken has nothing to wait for, and goes earlier; but not if it took something since the last
-    /// look: who reads is told, with a status, once it comes to that.
+    /// Earlier goes one that took nothing since the last look, and has nothing to wait for, because the log has overtaken it;
+    /// or which is stalled within an event that is larger than a stream may hold, where all streams together hold more than
+    /// they may. Whoever took something reads: it is told, with a status, once it comes to that.
     fn end_stalled(&mut self) -> bool {
         let now = self.turn.now;
+        let overheld = self.services.is_overheld();
         let mut ended = Vec::new();
         let mut first: Option<(Instant, usize)> = None;
         let mut stalled = 0;
@@ -272,8 +274,11 @@ where
             let Some(stall) = call.stall() else { continue };
             stalled += 1;
             let stalled_for = now.duration_since(stall.since);
-            if stalled_for >= self.sweep_interval() && call.is_overtaken() {
+            let took_nothing = stalled_for >= self.sweep_interval();
+            if took_nothing && call.is_overtaken() {
                 ended.push((key, Cause::SlowConsumerNotReading));
+            } else if took_nothing && overheld && call.holds() > hub::HELD_PER_STREAM {
+                ended.push((key, Cause::NotReading));
             } else if stalled_for >= self.stall_timeout {
                 if stall.grants < self.turn.grants {
                     ended.push((key, Cause::NotReading));

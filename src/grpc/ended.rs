@@ -32,7 +32,8 @@ pub enum Cause {
     SlowConsumer,
     /// The log overtook a consumer that had stopped to read: reset.
     SlowConsumerNotReading,
-    /// The consumer took nothing for the whole of `grpc.stall_timeout`: reset.
+    /// The consumer took nothing for the whole of `grpc.stall_timeout`: reset. Or for an eighth of that, where streams hold too
+    /// much memory and it holds most.
     NotReading,
     /// The account was removed.
     AccountRemoved,

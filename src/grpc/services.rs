@@ -163,6 +163,11 @@ impl Services {
         &self.subscribe.as_ref().expect("the services are for consumers").streams
     }
 
+    /// Whether streams hold more memory than they may, all together.
+    pub(crate) fn is_overheld(&self) -> bool {
+        self.subscribe.as_ref().is_some_and(|shared| shared.hub.is_overheld())
+    }
+
     /// Health says NOT_SERVING from now on.
     pub(crate) async fn not_serving(&self) {
         for name in ["", self.main] {

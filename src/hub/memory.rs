@@ -14,7 +14,7 @@
 //! Counted are records with all that they own, the allocator's overhead included; encodings, from when they are made; the
 //! frames that a view keeps for its readers; the positions that it remembers; and room that is allocated and not used. Apart
 //! from that stand the frames that nobody but a stream holds, because its consumer has not taken them: no log can give them
-//! back. They are counted too ([`MemoryUse::held`]), and bounded by [`HELD_PER_STREAM`].
+//! back. They are counted too ([`MemoryUse::held`]); whoever serves the streams keeps them within [`HELD_PER_STREAM`] for each.
 
 use std::{
     collections::BTreeMap,
@@ -33,9 +33,10 @@ use crate::{binding::AccountId, config};
 
 /// What an allocation takes beyond its size, about: the allocator's header, and what is lost to alignment.
 pub(super) const ALLOCATION: usize = 16;
-/// What an open stream may hold of frames that nobody else needs, in the middle. Beyond that, taken together, the streams
-/// that are stalled with the most are ended.
-const HELD_PER_STREAM: usize = 256 << 10;
+/// What an open stream may hold of frames that nobody else needs, in bytes, on average over all streams. That is more than what
+/// is buffered for a stream, with a batch; but an event may be larger. Where all streams together hold more, those end that
+/// are stalled within such an event and take nothing of it.
+pub const HELD_PER_STREAM: usize = 256 << 10;
 
 /// What the logs of a hub take, at one moment. All in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -332,7 +332,7 @@ impl Subscription {
         self.upstream = at.coverage.upstream().clone();
         let reports = self.tracker.reports(at.coverage.proofs());
         self.queue.push_back(upstream_item(&self.upstream, at.oldest, reports));
-        self.ordinal = None;
+        self.ordinal = at.ordinal;
         self.advance(at.oldest, at.oldest_time);
     }
 }

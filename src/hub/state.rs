@@ -89,6 +89,8 @@ pub(super) struct Overtaken {
     pub(super) coverage: Arc<Coverage>,
     /// How many of the reader's events are gone, where that is known.
     pub(super) lost: Option<u64>,
+    /// How many of its view's events lie before the oldest record, where that is known.
+    pub(super) ordinal: Option<u64>,
 }
 
 /// What came of an attempt to append.
@@ -266,12 +268,13 @@ impl State {
                 }
                 Step::Batch { batch, ordinal }
             }
-            (Next::Overtaken { lost }, _) => Step::Overtaken(Overtaken {
+            (Next::Overtaken { lost, ordinal }, _) => Step::Overtaken(Overtaken {
                 oldest: self.log.evicted(),
                 oldest_time: self.log.window().oldest_time.unwrap_or(self.log.complete_since()),
                 newest: self.log.newest(),
                 coverage: Arc::clone(self.log.base()),
                 lost,
+                ordinal,
             }),
             (Next::Behind { through }, _) if through > passed => {
                 let through = through.min(Sequence(passed.0 + SCAN_RECORDS));

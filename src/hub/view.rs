@@ -222,8 +222,9 @@ pub(super) enum Next {
     Nothing { ordinal: u64 },
     /// It must read the log itself, up to here.
     Behind { through: Sequence },
-    /// The log let go of events that it has not had; how many, where that is known.
-    Overtaken { lost: Option<u64> },
+    /// The log let go of events that it has not had: how many, where that is known; and how many of the view's events lie
+    /// before the oldest record, where that is.
+    Overtaken { lost: Option<u64>, ordinal: Option<u64> },
 }
 
 impl View {
@@ -327,9 +328,9 @@ impl View {
         if self.is_overtaken(log, passed) {
             let complete = self.complete_after <= log.evicted();
             let informed = passed >= log.evicted_control();
-            let gone = self.total - self.positions.len() as u64;
-            let lost = ordinal.filter(|_| complete && informed).map(|ordinal| gone.saturating_sub(ordinal));
-            return Next::Overtaken { lost };
+            let gone = Some(self.total - self.positions.len() as u64).filter(|_| complete);
+            let lost = ordinal.filter(|_| informed).zip(gone).map(|(had, gone)| gone.saturating_sub(had));
+            return Next::Overtaken { lost, ordinal: gone };
         }
         let until = until.unwrap_or_else(|| log.newest().next());
         if passed < self.complete_after {

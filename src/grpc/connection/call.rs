@@ -50,6 +50,8 @@ struct Sending {
     content: Content,
     /// What waits for window.
     pending: Bytes,
+    /// The size of the part that `pending` is the rest of: so much is held by it.
+    part: usize,
     stall: Option<Stall>,
 }
 
@@ -130,6 +132,14 @@ impl Call {
         }
     }
 
+    /// How many bytes of memory a stalled call holds.
+    pub fn holds(&self) -> usize {
+        match &self.stage {
+            Stage::Sending(sending) if sending.stall.is_some() => sending.part,
+            _ => 0,
+        }
+    }
+
     /// Whether it is stalled, and the log has overtaken it meanwhile.
     pub fn is_overtaken(&self) -> bool {
         matches!(&self.stage, Stage::Sending(sending) if sending.stall.is_some() && sending.content.is_overtaken())
@@ -197,7 +207,7 @@ impl Stage {
                 content.drain();
             }
             turn.expires = earlier(turn.expires, content.expires());
-            *self = Stage::Sending(Sending { stream, content, pending: Bytes::new(), stall: None });
+            *self = Stage::Sending(Sending { stream, content, pending: Bytes::new(), part: 0, stall: None });
         }
         match self {
             Stage::Sending(sending) => sending.poll(cx, turn, attention),
@@ -224,7 +234,10 @@ impl Sending {
             // Whoever sends is woken by that. All that can wake it is asked from here on.
             attention.begin();
             match self.content.poll_part(cx) {
-                Poll::Ready(Some(Part::Messages(messages))) => self.pending = messages,
+                Poll::Ready(Some(Part::Messages(messages))) => {
+                    self.part = messages.len();
+                    self.pending = messages;
+                }
                 Poll::Ready(Some(Part::Trailers(trailers))) => {
                     // It fails if the client has reset it just now.
                     let _ = self.stream.send_trailers(trailers);
