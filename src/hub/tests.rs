@@ -7,6 +7,7 @@ mod memory;
 mod progress;
 mod properties;
 mod replay;
+mod resuming;
 mod roster;
 
 use std::{
@@ -38,8 +39,9 @@ fn settings() -> config::Hub {
 }
 
 /// A hub with one account, under a paused clock.
+#[derive(Clone)]
 struct Bench {
-    hub: Hub,
+    hub: Arc<Hub>,
     account: Arc<Account>,
     clock: Arc<TokioClock>,
 }
@@ -57,7 +59,13 @@ impl Bench {
             epoch
         });
         let account = hub.add(account_id(), account_id(), always.iter().map(|text| binding(text)).collect());
-        Self { hub, account, clock }
+        Self { hub: Arc::new(hub), account, clock }
+    }
+
+    /// The same hub, and another account.
+    fn beside(&self, number: u8) -> Self {
+        let id: AccountId = format!("{number:032x}").parse().expect("an account id");
+        Self { account: self.hub.add(id, id, Vec::new()), ..self.clone() }
     }
 
     fn now(&self) -> SystemTime {

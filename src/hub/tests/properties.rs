@@ -21,7 +21,7 @@ const EVENTS: &[&str] =
     &["CHANNEL_CREATE.a", "CHANNEL_DESTROY.a", "CHANNEL_DESTROY.b", "CHANNEL_BRIDGE.a", "user"];
 
 #[derive(Debug, Clone)]
-enum Step {
+pub(super) enum Step {
     Event(&'static str),
     Confirm(&'static str),
     Refuse(&'static str),
@@ -35,7 +35,7 @@ enum Step {
     Read,
 }
 
-fn step() -> impl Strategy<Value = Step> {
+pub(super) fn step() -> impl Strategy<Value = Step> {
     let reason =
         select(&[GapReason::UpstreamDisconnected, GapReason::MonthTurn, GapReason::UpstreamLoss][..]);
     let state = select(&[UpstreamState::Live, UpstreamState::Down, UpstreamState::Degraded][..]);
@@ -52,19 +52,19 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn history() -> impl Strategy<Value = Vec<Step>> {
+pub(super) fn history() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step(), 1..120)
 }
 
-fn wishes() -> impl Strategy<Value = Vec<&'static str>> {
+pub(super) fn wishes() -> impl Strategy<Value = Vec<&'static str>> {
     proptest::sample::subsequence(BINDINGS, 1..=3)
 }
 
 /// What happened, as the test itself saw it.
 #[derive(Default)]
-struct Witness {
+pub(super) struct Witness {
     /// Each event that was appended, with its key.
-    events: Vec<(u64, String)>,
+    pub(super) events: Vec<(u64, String)>,
     /// Each control record, with the upstream bindings that are confirmed after it, and whether the month has turned since.
     confirmed: Vec<(u64, Vec<(&'static str, bool)>)>,
     refused: Vec<&'static str>,
@@ -76,7 +76,7 @@ impl Witness {
         self.confirmed.last().map(|(_, bindings)| bindings.clone()).unwrap_or_default()
     }
 
-    async fn take(&mut self, bench: &Bench, step: &Step) {
+    pub(super) async fn take(&mut self, bench: &Bench, step: &Step) {
         let mut confirmed = self.now_confirmed();
         let since = bench.now() - Duration::from_secs(1);
         let sequence = match *step {

@@ -19,7 +19,7 @@ fn listing<const N: usize>(accounts: [(u8, &[u8]); N]) -> Listing {
 }
 
 /// A hub with these accounts configured, and their upstreams' ends.
-fn hub<const N: usize>(configured: [u8; N]) -> (Hub, [BranchOrders; N]) {
+fn hub<const N: usize>(configured: [u8; N]) -> (Arc<Hub>, [BranchOrders; N]) {
     let bench = Bench::new(config::Hub {
         lookup_wait: Duration::from_secs(3),
         lookup_interval: Duration::from_secs(30),
