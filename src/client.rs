@@ -23,6 +23,8 @@ use crate::proto::{
 mod advice;
 mod backoff;
 mod cursor_file;
+#[cfg(test)]
+mod tests;
 
 pub use advice::{Advice, reason};
 use backoff::Backoff;
@@ -60,7 +62,10 @@ pub enum OnMiss {
     Fail,
     /// Go on live.
     Live,
+    /// Go on with the oldest event that the server has; a gap tells of what is missing before it.
+    Oldest,
     /// Go on by the time of the last cursor, for what the server has; a gap tells of the rest. Some events may come twice.
+    /// Without a known time, as [`OnMiss::Oldest`].
     ByTime,
 }
 
@@ -76,9 +81,9 @@ pub enum Happening {
         /// When it is tried again.
         retry_in: Duration,
     },
-    /// The server cannot resume from the last cursor. The next stream starts live, and what came before it is lost, or by
-    /// time, and says in a gap what is. Whoever keeps a state loads it anew once that stream has begun, not before, so that
-    /// nothing falls between the two.
+    /// The server cannot resume from the last cursor. The next stream starts live, and what came before it is lost; or by
+    /// time or at the oldest event, and says in a gap what is. Whoever keeps a state loads it anew once that stream has
+    /// begun, not before, so that nothing falls between the two.
     StartedOver {
         /// Why, for people.
         reason: String,
@@ -208,8 +213,9 @@ impl Subscriber {
         }
     }
 
-    /// Advances the position. Only by messages that say "all up to here was delivered": a gap says that it was not, and an
-    /// event, a heartbeat or a status behind it soon follows.
+    /// Advances the position. Only by messages that say "all up to here was delivered" and when that was: a gap says that it
+    /// was not, and an event or a heartbeat behind it soon follows; `Draining` has no time, without which a position is worth
+    /// nothing in another log, and resuming from the event or the heartbeat before it loses nothing.
     fn remember(&mut self, message: &SubscribeResponse) {
         let at = |time: Option<prost_types::Timestamp>| time.and_then(|time| SystemTime::try_from(time).ok());
         let (cursor, time) = match &message.kind {
@@ -220,10 +226,9 @@ impl Subscriber {
             }
             Some(Kind::Event(event)) => (&event.cursor, at(event.receive_time)),
             Some(Kind::Heartbeat(heartbeat)) => (&heartbeat.position, at(heartbeat.time)),
-            Some(Kind::Draining(draining)) => {
-                (&draining.position, self.position.as_ref().and_then(|position| position.time))
+            Some(Kind::Subscribed(_) | Kind::Gap(_) | Kind::UpstreamStatus(_) | Kind::Draining(_)) | None => {
+                return;
             }
-            Some(Kind::Subscribed(_) | Kind::Gap(_) | Kind::UpstreamStatus(_)) | None => return,
         };
         if let Some(cursor) = cursor {
             self.position = Some(Position { cursor: cursor.clone(), time });
@@ -247,13 +252,7 @@ impl Subscriber {
         match advice {
             Advice::StartOver if self.on_miss == OnMiss::Fail => Err(Refused::Missed(reason)),
             Advice::StartOver => {
-                let position = self.position.take();
-                let time =
-                    position.and_then(|position| position.time).filter(|_| self.on_miss == OnMiss::ByTime);
-                if time.is_some() {
-                    self.request.replay_miss_policy = ReplayMissPolicy::Gap.into();
-                }
-                self.request.start = time.map(|time| Start::StartTime((time - CLOCK_MARGIN).into()));
+                self.start_over(&error_reason);
                 self.state = State::Waiting(Instant::now());
                 Ok(Happening::StartedOver { reason })
             }
@@ -263,13 +262,35 @@ impl Subscriber {
                 // From here on it is the last cursor that counts, whatever was asked for at first.
                 if let Some(position) = &self.position {
                     self.request.start = Some(Start::ResumeAfter(position.cursor.clone()));
-                    if self.on_miss != OnMiss::Live {
-                        self.request.replay_miss_policy = ReplayMissPolicy::Fail.into();
-                    }
+                    let policy = match self.on_miss {
+                        OnMiss::Oldest => ReplayMissPolicy::Gap,
+                        // The server is to say so: then it is for us to choose.
+                        OnMiss::Fail | OnMiss::Live | OnMiss::ByTime => ReplayMissPolicy::Fail,
+                    };
+                    self.request.replay_miss_policy = policy.into();
                 }
                 Ok(Happening::Interrupted { reason, retry_in })
             }
         }
+    }
+
+    /// Chooses the next start, after the server said that it cannot go on from this one: by time, else from the oldest event,
+    /// else live. Only the last is silent about what is missing.
+    fn start_over(&mut self, error_reason: &str) {
+        let position = self.position.take();
+        if self.on_miss == OnMiss::ByTime {
+            // A server that misses although a gap would do is confused, and one that does not know the cursor wants another.
+            let asked_for_gap = self.request.replay_miss_policy() == ReplayMissPolicy::Gap;
+            self.request.replay_miss_policy = ReplayMissPolicy::Gap.into();
+            if let Some(time) = position.and_then(|position| position.time) {
+                self.request.start = Some(Start::StartTime((time - CLOCK_MARGIN).into()));
+                return;
+            }
+            if !asked_for_gap && error_reason != "INVALID_CURSOR" {
+                return;
+            }
+        }
+        self.request.start = None;
     }
 }
 

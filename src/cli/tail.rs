@@ -168,8 +168,8 @@ pub(super) async fn command(arguments: Arguments) -> Result<(), Failure> {
     let request = request(&arguments, stored.is_some());
     let mut subscriber = Subscriber::new(endpoint, request).on_miss(match on_miss(&arguments) {
         OnMiss::Fail => client::OnMiss::Fail,
-        // Where the oldest is asked for, the server never misses.
-        OnMiss::Live | OnMiss::Oldest => client::OnMiss::Live,
+        OnMiss::Live => client::OnMiss::Live,
+        OnMiss::Oldest => client::OnMiss::Oldest,
     });
     if let Some(position) = stored {
         terminal::note(format_args!("going on after {}", client::text_of(&position.cursor)));
