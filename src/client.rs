@@ -304,21 +304,23 @@ async fn open(endpoint: Endpoint, request: SubscribeRequest) -> Result<Streaming
     Ok(response.into_inner())
 }
 
-/// A status in words for people: its message, the machine's reason, and the fields that it complains about.
+/// A status in words for people: its message, the machine's reason, and the fields that it complains about, each on a line
+/// of its own. Whoever answered chose the words, so none of them can break a line or steer a terminal.
 pub fn describe(status: &Status) -> String {
+    let plain = |text: &str| text.replace(char::is_control, "\u{fffd}");
     let mut text = match status.message() {
         "" => format!("{:?}", status.code()),
-        message => message.to_owned(),
+        message => plain(message),
     };
     let details = status.get_error_details();
     if let Some(info) = details.error_info() {
-        text.push_str(&format!(" [{}]", info.reason));
+        text.push_str(&format!(" [{}]", plain(&info.reason)));
     }
     if let Some(request) = details.bad_request() {
         // The message has the first of them already.
         let further = |description: &str| !status.message().contains(description);
         for violation in request.field_violations.iter().filter(|violation| further(&violation.description)) {
-            text.push_str(&format!("\n  {}: {}", violation.field, violation.description));
+            text.push_str(&format!("\n  {}: {}", plain(&violation.field), plain(&violation.description)));
         }
     }
     text

@@ -287,7 +287,7 @@ impl View {
                 happening = subscriber.next() => match happening {
                     Ok(Happening::Message(message)) => self.show(&message),
                     Ok(Happening::Interrupted { reason, .. } | Happening::StartedOver { reason }) => {
-                        self.board.say(reason);
+                        self.board.say(&reason);
                         Ok(())
                     }
                     Err(Refused::Request(reason) | Refused::Server(reason) | Refused::Missed(reason)) => {

@@ -184,7 +184,7 @@ pub(super) async fn command(arguments: Arguments) -> Result<(), Failure> {
         && arguments.cursor_file.is_none()
         && let (Ok(Ended::Here), Some(position)) = (&outcome, subscriber.position())
     {
-        let cursor = client::text_of(&position.cursor);
+        let cursor = terminal::plain(&client::text_of(&position.cursor));
         terminal::note(format_args!("to go on from here: --resume-after {cursor}"));
     }
     outcome.and(stored)

@@ -41,6 +41,12 @@ impl Palette {
     }
 }
 
+/// A text that somebody else has chosen (a caller his name, a server its words) as it may stand in a line of ours: a
+/// terminal obeys control characters, and a line break would begin a line that looks like ours.
+pub(crate) fn plain(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
+}
+
 /// Reports a failure on standard error.
 pub(crate) fn error(failure: &dyn Display) {
     let stderr = io::stderr();

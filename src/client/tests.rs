@@ -264,3 +264,13 @@ async fn a_new_start_is_tried_at_once_and_an_interrupted_one_later() {
     is_started_over(subscriber.epoch_changed());
     assert_eq!(waits(&subscriber), Duration::ZERO);
 }
+
+#[test]
+fn the_words_of_a_status_cannot_break_a_line() {
+    let mut details = ErrorDetails::with_error_info("E\u{1b}[31m", "hawking.v1", []);
+    details.add_bad_request_violation("bin\ndings", "no\u{9b}31m such");
+    let status = Status::with_error_details(Code::InvalidArgument, "in\u{1b}]0;words\n", details);
+    let text = describe(&status);
+    assert_eq!(text.matches(char::is_control).collect::<Vec<_>>(), ["\n"], "{text:?}");
+    assert!(text.contains("words") && text.contains("\n  bin"), "{text:?}");
+}

@@ -7,7 +7,10 @@ use std::{
 };
 
 use crate::{
-    cli::{tail::human::word, terminal::Palette},
+    cli::{
+        tail::human::word,
+        terminal::{Palette, plain},
+    },
     proto::{
         BindingState, EndedStream, GetServerInfoResponse, ListEndedStreamsResponse, ListSubscribersResponse,
         ListUpstreamSessionsResponse, Subscriber, UpstreamBinding, UpstreamSession, UpstreamState,
@@ -63,7 +66,7 @@ impl Screen {
         };
         format!(
             "{bold}hawking {}{reset}  {state}, up for {}\n{} configured, {} open\n",
-            info.version,
+            plain(&info.version),
             self.since(info.start_time.as_ref()),
             count(u64::from(info.accounts), "account"),
             count(u64::from(info.subscriptions), "stream"),
@@ -121,17 +124,17 @@ impl Screen {
     fn account_heading(&self, text: &mut String, session: &UpstreamSession) {
         let Palette { bold, dim, reset, .. } = self.palette;
         let status = session.status.clone().unwrap_or_default();
-        let flavour = if status.flavour.is_empty() { "" } else { &format!("  {}", status.flavour) };
+        let flavour = if status.flavour.is_empty() { "" } else { &format!("  {}", plain(&status.flavour)) };
         let _ = writeln!(
             text,
             "{bold}{}{reset}  {}{}{reset} for {}{flavour}",
-            session.account_id,
+            plain(&session.account_id),
             self.colour(status.state()),
             word(status.state()),
             self.since(status.since_time.as_ref()),
         );
         if status.state() != UpstreamState::Live {
-            let _ = writeln!(text, "  {dim}{}{reset}", status.detail);
+            let _ = writeln!(text, "  {dim}{}{reset}", plain(&status.detail));
         }
     }
 
@@ -143,7 +146,8 @@ impl Screen {
             let _ = writeln!(
                 text,
                 "{bold}{}{reset}  session {}{successor}",
-                session.account_id, session.session_id
+                plain(&session.account_id),
+                plain(&session.session_id)
             );
             // A session serves the accounts below its own too.
             let mut by_account: BTreeMap<&str, Vec<&UpstreamBinding>> = BTreeMap::new();
@@ -152,7 +156,7 @@ impl Screen {
             }
             for (account, bindings) in by_account {
                 if account != session.account_id {
-                    let _ = writeln!(text, "  for {account}");
+                    let _ = writeln!(text, "  for {}", plain(account));
                 }
                 let mut table =
                     Table::new([("BINDING", Side::Left), ("STATE", Side::Left), ("CONFIRMED", Side::Left)]);
@@ -197,6 +201,7 @@ impl Screen {
         }
         let mut text = String::new();
         for (account, subscribers) in by_account {
+            let account = plain(account);
             let _ =
                 writeln!(text, "{bold}{account}{reset}  {}", count(subscribers.len() as u64, "open stream"));
             let mut table = Table::new([
@@ -237,6 +242,7 @@ impl Screen {
         }
         let mut text = String::new();
         for (account, streams) in by_account {
+            let account = plain(account);
             let _ = writeln!(text, "{bold}{account}{reset}  {}", count(streams.len() as u64, "ended stream"));
             let mut table = Table::new([
                 ("ENDED", Side::Left),
@@ -460,5 +466,50 @@ account0000000000000000000000002  1 ended stream
   30s ago  s12  slow_consumer_not_reading  a name that is much too…  16m 10s  4 097  1 234 567
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_text_of_others_cannot_break_the_terminal() {
+        const NASTY: &str = "Eve\u{1b}[2J\u{9b}1m\nroot";
+        let nasty = || NASTY.to_owned();
+        let status = UpstreamStatus { flavour: nasty(), detail: nasty(), ..Default::default() };
+        let session = UpstreamSession {
+            account_id: nasty(),
+            session_id: nasty(),
+            status: Some(status),
+            bindings: vec![UpstreamBinding { reason: nasty(), ..binding("", NASTY, BindingState::Refused) }],
+            ..Default::default()
+        };
+        let below = UpstreamSession {
+            bindings: vec![binding(NASTY, NASTY, BindingState::Active)],
+            session_id: nasty(),
+            ..Default::default()
+        };
+        let sessions = ListUpstreamSessionsResponse { sessions: vec![session, below] };
+        let subscriber = Subscriber {
+            subscription_id: nasty(),
+            account_id: nasty(),
+            client_name: nasty(),
+            peer: nasty(),
+            bindings: vec![nasty()],
+            ..Default::default()
+        };
+        let ended =
+            EndedStream { subscriber: Some(subscriber.clone()), reason: nasty(), ..Default::default() };
+        let all = Verb::Sessions { account: None };
+        for (verb, answer, lines) in [
+            (&all, Answer::Info(GetServerInfoResponse { version: nasty(), ..Default::default() }), 2),
+            (&Verb::Bindings { account: None }, Answer::Sessions(sessions.clone()), 8),
+            (&all, Answer::Sessions(sessions), 8),
+            (&all, Answer::Subscribers(ListSubscribersResponse { subscribers: vec![subscriber] }), 3),
+            (&all, Answer::Ended(ListEndedStreamsResponse { streams: vec![ended] }), 3),
+        ] {
+            let text = screen().answer(verb, &answer);
+            assert!(
+                text.contains("Eve") && text.lines().all(|line| !line.contains(char::is_control)),
+                "{text:?}"
+            );
+            assert_eq!(text.lines().count(), lines, "{text}");
+        }
     }
 }

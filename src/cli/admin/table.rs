@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, time::Duration};
 
-use crate::cli::terminal::Palette;
+use crate::cli::terminal::{Palette, plain};
 
 /// Of a text, or of a list of them, no more than so many characters are shown in a table.
 const LONGEST: usize = 24;
@@ -14,7 +14,7 @@ pub(super) enum Side {
     Right,
 }
 
-/// A cell: what it says, and its colour.
+/// A cell: what it says, [as it may be shown](plain), and its colour.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Cell {
     text: String,
@@ -23,7 +23,7 @@ pub(super) struct Cell {
 
 impl Cell {
     pub fn coloured(text: impl Into<String>, colour: &'static str) -> Self {
-        Self { text: text.into(), colour }
+        Self { text: plain(&text.into()), colour }
     }
 }
 

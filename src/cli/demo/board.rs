@@ -8,10 +8,11 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    cli::tail::human::{self, Lines},
-    proto::{
-        Event, EventCategory, SubscribeResponse, UpstreamState, event::Payload, subscribe_response::Kind,
+    cli::{
+        tail::human::{self, Lines},
+        terminal::plain,
     },
+    proto::{Event, EventCategory, SubscribeResponse, UpstreamState, subscribe_response::Kind},
 };
 
 /// An ended call is shown a little longer, so that its cause can be read.
@@ -115,27 +116,25 @@ impl Board {
 
     fn mention(&mut self, message: &SubscribeResponse) {
         let line = self.lines.line(message);
-        self.say(line);
+        self.say(&line);
     }
 
-    /// Shows a line among the recent ones.
-    pub(super) fn say(&mut self, line: String) {
+    /// Shows a text among the recent ones, in one line.
+    pub(super) fn say(&mut self, text: &str) {
         if self.recent.len() == RECENT {
             self.recent.pop_front();
         }
-        self.recent.push_back(line);
+        self.recent.push_back(plain(text));
     }
 
     fn fold_call(&mut self, event: &Event, now: Instant) {
-        let payload: Value = match &event.payload {
-            Some(Payload::JsonPayload(json)) => serde_json::from_str(json).unwrap_or_default(),
-            _ => Value::Null,
-        };
+        let payload = human::payload(event);
+        let id = plain(&event.call_id);
         let other_id = payload["other_leg_call_id"].as_str();
         if event.name == "CHANNEL_CREATE" {
-            return self.begin(event, other_id, &payload, now);
+            return self.begin(id, other_id, &payload, now);
         }
-        let Some(call) = self.calls.iter_mut().find(|call| call.has(&event.call_id)) else {
+        let Some(call) = self.calls.iter_mut().find(|call| call.has(&id)) else {
             // It began before we looked, or in a gap.
             return;
         };
@@ -151,7 +150,7 @@ impl Board {
             "CHANNEL_HOLD" => call.phase = Phase::OnHold,
             "CHANNEL_UNHOLD" => call.phase = Phase::Talking,
             // The call ends with its first leg. (The second ends before it where nobody answered.)
-            "CHANNEL_DESTROY" if call.id == event.call_id => {
+            "CHANNEL_DESTROY" if call.id == id => {
                 let cause = payload["hangup_cause"].as_str().unwrap_or("?").to_owned();
                 call.phase = Phase::Ended { at: now, cause };
             }
@@ -159,16 +158,16 @@ impl Board {
         }
     }
 
-    fn begin(&mut self, event: &Event, other_id: Option<&str>, payload: &Value, now: Instant) {
+    fn begin(&mut self, id: String, other_id: Option<&str>, payload: &Value, now: Instant) {
         if let Some(other_id) = other_id
             && let Some(call) = self.calls.iter_mut().find(|call| call.id == other_id)
         {
-            call.other_id = Some(event.call_id.clone());
+            call.other_id = Some(id);
             return;
         }
         self.total_calls += 1;
         self.calls.push_back(Call {
-            id: event.call_id.clone(),
+            id,
             other_id: None,
             from: human::caller(payload),
             to: human::callee(payload).to_owned(),
@@ -190,7 +189,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::cli::terminal::Palette;
+    use crate::{cli::terminal::Palette, proto::event::Payload};
 
     fn event(name: &str, call_id: &str, payload: &Value) -> SubscribeResponse {
         let event = Event {

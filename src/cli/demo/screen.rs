@@ -272,6 +272,32 @@ mod tests {
     }
 
     #[test]
+    fn a_text_of_others_cannot_break_the_terminal() {
+        let nasty = "Eve\u{1b}[2J\u{9b}31m\r\nCalls in progress: 0";
+        let mut board = board(0);
+        let payload = json!({"caller_id_name": nasty, "callee_id_number": nasty, "hangup_cause": nasty});
+        for (name, category) in [
+            ("CHANNEL_CREATE", EventCategory::Call),
+            ("CHANNEL_DESTROY", EventCategory::Call),
+            (nasty, EventCategory::Object),
+        ] {
+            let event = Event {
+                name: name.into(),
+                category: category.into(),
+                call_id: nasty.into(),
+                payload: Some(Payload::JsonPayload(payload.to_string())),
+                ..Event::default()
+            };
+            board.fold(&SubscribeResponse { kind: Some(Kind::Event(event)) }, Instant::now());
+        }
+        board.say(nasty);
+        let lines = table(&board, Instant::now(), 200, 50, Palette::PLAIN);
+        assert!(lines.iter().filter(|line| line.contains("Eve")).count() == 3, "{lines:#?}");
+        assert!(lines.iter().all(|line| !line.contains(char::is_control)), "{lines:#?}");
+        assert_eq!(board.in_progress(), 0, "it is the same call by the same id");
+    }
+
+    #[test]
     fn colours_take_no_room() {
         assert_eq!(visible("\x1b[1mbold\x1b[0m and \x1b[31mred\x1b[0m"), 12);
     }

@@ -6,7 +6,8 @@ use jiff::{Timestamp, tz::TimeZone};
 use serde_json::Value;
 
 use crate::{
-    cli::terminal::Palette,
+    cli::terminal::{Palette, plain},
+    client::text_of,
     proto::{
         BindingState, BindingStatus, Draining, Event, EventCategory, Gap, GapReason, Heartbeat,
         SubscribeResponse, Subscribed, UpstreamState, UpstreamStatus, event::Payload,
@@ -59,9 +60,9 @@ impl Lines {
             _ => bold,
         };
         let time = self.time(event.receive_time.as_ref());
-        let mut line = format!("{dim}{time}{reset}  {colour}{:<15}{reset}  ", event.name);
+        let mut line = format!("{dim}{time}{reset}  {colour}{:<15}{reset}  ", plain(&event.name));
         if self.ids {
-            let id = if event.call_id.is_empty() { text(&payload, "id") } else { &event.call_id };
+            let id = plain(if event.call_id.is_empty() { text(&payload, "id") } else { &event.call_id });
             // The longest ids that are usual: a UUID, `@` and an IPv4 address.
             let _ = write!(line, "{id:<47}  ");
         }
@@ -72,7 +73,7 @@ impl Lines {
             EventCategory::Object => object(&payload),
             EventCategory::Presence => presence(&payload),
             EventCategory::Stream | EventCategory::Other | EventCategory::Unspecified => {
-                event.routing_key.clone()
+                plain(&event.routing_key)
             }
         });
         line.truncate(line.trim_end().len());
@@ -93,7 +94,7 @@ impl Lines {
             GapReason::EpochChanged => "the server's log is another one",
         };
         let since = self.time(gap.start_time.as_ref());
-        let bindings = gap.bindings.join(", ");
+        let bindings = plain(&gap.bindings.join(", "));
         let lost = gap.lost_count.map(|count| format!(" ({count} were lost)")).unwrap_or_default();
         if gap.before.is_none() && gap.end_time.is_none() {
             return format!(
@@ -119,7 +120,7 @@ impl Lines {
             format!("{colour}{:12}  upstream is still {}", "", word(status.state()))
         } else {
             let since = self.time(status.since_time.as_ref());
-            let detail = if status.detail.is_empty() { "no reason given" } else { &status.detail };
+            let detail = plain(if status.detail.is_empty() { "no reason given" } else { &status.detail });
             format!("{colour}{since}  upstream is {}: {detail}", word(status.state()))
         };
         // What goes without saying is said where there is nothing else to say.
@@ -142,7 +143,7 @@ impl Lines {
         format!(
             "{dim}{:12}  subscribed to {} from {} on; upstream is {}{}{reset}",
             "",
-            bindings.join(", "),
+            plain(&bindings.join(", ")),
             cursor(subscribed.position.as_ref()),
             word(state),
             unready(&subscribed.bindings, has_session(state))
@@ -175,7 +176,7 @@ impl Lines {
 }
 
 fn cursor(cursor: Option<&crate::proto::Cursor>) -> String {
-    cursor.map(|cursor| format!("{}:{}", cursor.epoch, cursor.sequence)).unwrap_or_default()
+    cursor.map(|cursor| plain(&text_of(cursor))).unwrap_or_default()
 }
 
 /// The state of an upstream in a word.
@@ -203,19 +204,26 @@ fn unready(bindings: &[BindingStatus], tell_pending: bool) -> String {
             BindingState::Pending if tell_pending => "pending",
             _ => continue,
         };
-        let _ = write!(text, "; {} is {state}", status.binding);
+        let _ = write!(text, "; {} is {state}", plain(&status.binding));
         if !status.reason.is_empty() {
-            let _ = write!(text, " ({})", status.reason);
+            let _ = write!(text, " ({})", plain(&status.reason));
         }
     }
     text
 }
 
-fn payload(event: &Event) -> Value {
-    match &event.payload {
+/// The payload, with its texts as they may be [shown](plain). Only its own fields are: what they contain is not looked at.
+pub(crate) fn payload(event: &Event) -> Value {
+    let mut payload = match &event.payload {
         Some(Payload::JsonPayload(json)) => serde_json::from_str(json).unwrap_or_default(),
         _ => Value::Null,
+    };
+    for value in payload.as_object_mut().into_iter().flat_map(|fields| fields.values_mut()) {
+        if let Value::String(text) = value {
+            *text = plain(text);
+        }
     }
+    payload
 }
 
 /// The text of a field, or nothing.
@@ -403,6 +411,67 @@ mod tests {
             line(Kind::Subscribed(subscribed))
                 .ends_with("object.doc_created.user is refused (no such module)")
         );
+    }
+
+    /// What a caller can choose for a name, and upstream or a server for anything else: a new title for the window, a colour
+    /// (once by a character of its own), a line that looks like ours.
+    const NASTY: &str = "Eve\u{1b}]0;owned\u{7}\u{9b}31m\r\n00:00:00.000  GAP closed";
+
+    #[test]
+    fn a_text_of_others_cannot_break_the_terminal() {
+        let names = ["Call", "Conference", "Fax", "Object", "Presence", "Other"];
+        let categories = names.map(|name| format!("EVENT_CATEGORY_{}", name.to_uppercase()));
+        let categories = categories.map(|name| EventCategory::from_str_name(&name).unwrap());
+        let fields = [
+            "id",
+            "caller_id_name",
+            "caller_id_number",
+            "callee_id_number",
+            "hangup_cause",
+            "conference_id",
+            "direction",
+            "fax_state",
+            "status",
+            "type",
+            "rev",
+            "presence_id",
+            "state",
+        ];
+        let payload: Value = fields.map(|field| (field.to_owned(), json!(NASTY))).into_iter().collect();
+        let nasty = || NASTY.to_owned();
+        let mut kinds: Vec<_> = categories
+            .into_iter()
+            .map(|category| {
+                Kind::Event(Event {
+                    name: nasty(),
+                    category: category.into(),
+                    routing_key: nasty(),
+                    payload: Some(Payload::JsonPayload(payload.to_string())),
+                    ..Event::default()
+                })
+            })
+            .collect();
+        let position = Some(Cursor { epoch: nasty(), sequence: 1 });
+        let refused = BindingStatus {
+            binding: nasty(),
+            reason: nasty(),
+            state: BindingState::Refused.into(),
+            ..BindingStatus::default()
+        };
+        let status =
+            UpstreamStatus { detail: nasty(), bindings: vec![refused.clone()], ..UpstreamStatus::default() };
+        kinds.extend([
+            Kind::Event(Event { call_id: nasty(), ..Event::default() }),
+            Kind::Gap(Gap { bindings: vec![nasty()], ..Gap::default() }),
+            Kind::Heartbeat(Heartbeat { position: position.clone(), time: None }),
+            Kind::Draining(Draining { position: position.clone(), ..Draining::default() }),
+            Kind::UpstreamStatus(status),
+            Kind::Subscribed(Subscribed { position, bindings: vec![refused], ..Subscribed::default() }),
+        ]);
+        for kind in kinds {
+            let line = line(kind);
+            assert!(line.contains("GAP closed") && !line.contains(char::is_control), "{line:?}");
+        }
     }
 
     #[test]
