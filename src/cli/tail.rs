@@ -1,7 +1,9 @@
 //! `hawking tail`: looks into the event stream of a running gateway.
 
 use std::{
+    fs::File,
     io::{self, Write},
+    os::fd::AsFd,
     path::PathBuf,
     pin::pin,
     time::{Duration, SystemTime},
@@ -39,9 +41,12 @@ tail says so and goes on live.
 
 With --cursor-file that holds over restarts of tail too: the file has the cursor of what was printed, and the next run \
 goes on after it. It is written behind the output, once a second and at the end, so after a kill -9 or a loss of power the \
-last second may be printed again, and nothing is left out. If the server no longer has what came since, tail ends with \
-exit code 3 and leaves the file as it is: load your state anew, then run it once with --on-miss live, or with \
---on-miss oldest to get what there is. A gateway that was restarted (EPOCH_CHANGED) is such a case, as its log is in memory.
+last second may be printed again, and nothing is left out of a file that the output goes to: that is put to disk before the \
+cursor is. What a pipe held when its reader ended is lost.
+
+If the server no longer has what came since, tail ends with exit code 3 and leaves the file as it is: run it once with \
+--on-miss live, or with --on-miss oldest to get what there is, and when it is subscribed load anew the state that you keep, \
+in this order. A gateway that was restarted (EPOCH_CHANGED) is such a case, as its log is in memory.
 
 Standard output has the stream alone; what tail has to say itself goes to standard error.";
 
@@ -176,7 +181,7 @@ pub(super) async fn command(arguments: Arguments) -> Result<(), Failure> {
         subscriber = subscriber.resume_after(position);
     }
 
-    let mut keeper = CursorKeeper::new(file);
+    let mut keeper = CursorKeeper::new(file, sync_output);
     let outcome = follow(&arguments, &mut signals, &mut subscriber, &mut keeper).await;
     // However it ended: what was printed is not to be printed again.
     let stored = keeper.store().map_err(Failure::runtime);
@@ -188,6 +193,13 @@ pub(super) async fn command(arguments: Arguments) -> Result<(), Failure> {
         terminal::note(format_args!("to go on from here: --resume-after {cursor}"));
     }
     outcome.and(stored)
+}
+
+/// Puts what was printed to disk, where standard output is a file: there it must not be younger than its cursor after a loss
+/// of power. A pipe or a terminal has no such place.
+fn sync_output() -> io::Result<()> {
+    let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    if output.metadata()?.is_file() { output.sync_data() } else { Ok(()) }
 }
 
 /// How the following ended well.
@@ -202,7 +214,7 @@ async fn follow(
     arguments: &Arguments,
     signals: &mut Signals,
     subscriber: &mut Subscriber,
-    keeper: &mut CursorKeeper,
+    keeper: &mut CursorKeeper<impl FnMut() -> io::Result<()>>,
 ) -> Result<Ended, Failure> {
     let mut printer = Printer::new(arguments);
     let mut remaining = arguments.count;

@@ -1,7 +1,7 @@
 //! Three processes as in production: the upstream (simulated), the gateway, and `tail` as a consumer.
 
 use std::{
-    fs,
+    fs::{self, File},
     net::TcpListener,
     path::PathBuf,
     process::Command,
@@ -249,7 +249,8 @@ fn with_a_cursor_file_it_goes_on_where_it_was_ended() {
     let file = file.to_str().unwrap();
     let json = ["--format", "json", "call.*.*"];
 
-    // Ended by a count, by signals, and by a reader that had enough: none of it may lose or repeat an event.
+    // Ended by a count and by signals: none of it may lose or repeat an event. (A reader that has had enough is another thing:
+    // what the pipe held then was printed, and is lost.)
     let (code, stdout, _) = run(place.tail(&["--cursor-file", file, "--count", "5"]).args(json));
     assert_eq!(code, 0);
     let mut seen = cursors(&stdout);
@@ -263,8 +264,12 @@ fn with_a_cursor_file_it_goes_on_where_it_was_ended() {
         let stdout: Vec<_> = output.lines().filter(|line| line.starts_with('{')).collect();
         seen.extend(cursors(&stdout.join("\n")));
     }
-    let (_, stdout, _) = run(place.tail(&["--cursor-file", file, "--count", "5"]).args(json));
-    seen.extend(cursors(&stdout));
+    // To a file, as in a service of its own: then it is put to disk before the cursor is.
+    let output = place.config.with_file_name("events");
+    let mut tail = place.tail(&["--cursor-file", file, "--count", "5"]);
+    let status = tail.args(json).stdout(File::create(&output).unwrap()).status().unwrap();
+    assert_eq!(status.code(), Some(0));
+    seen.extend(cursors(&fs::read_to_string(&output).unwrap()));
 
     let first = format!("{}:{}", seen[0].0, seen[0].1 - 1);
     let all = ["--resume-after", &first, "--count", &seen.len().to_string()];
