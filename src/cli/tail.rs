@@ -273,7 +273,7 @@ async fn follow(
 /// What is lost and what to do next, for people.
 fn missed(arguments: &Arguments, reason: &str, since: Option<SystemTime>) -> String {
     let since = match since {
-        Some(since) => format!(", which was at {}", humantime::format_rfc3339_millis(since)),
+        Some(since) => format!(", which was at {},", humantime::format_rfc3339_millis(since)),
         None => String::new(),
     };
     let file = match &arguments.cursor_file {
@@ -281,8 +281,9 @@ fn missed(arguments: &Arguments, reason: &str, since: Option<SystemTime>) -> Str
         None => String::new(),
     };
     format!(
-        "{reason}\nWhat came after the cursor{since}, is lost to this reader.{file} Load anew what you keep, then go on with \
-         --on-miss live, or with --on-miss oldest to see what the server still has."
+        "{reason}\nWhat came after the cursor{since} is lost to this reader.{file} Go on with --on-miss live, or with \
+         --on-miss oldest to see what the server still has. If you keep a state, load it anew once that run says that it is \
+         subscribed, not before: what happens in between would be in neither."
     )
 }
 
@@ -454,6 +455,18 @@ mod tests {
             assert_eq!(request.replay_miss_policy, i32::from(policy), "{on_miss:?} {stored:?}");
             assert_eq!(request.start.is_none(), stored);
         }
+    }
+
+    #[test]
+    fn a_miss_is_told_in_whole_sentences() {
+        let line = ["tail", "--account", "account0000000000000000000000002", "call.*.*"];
+        let line = Line::try_parse_from(line).unwrap();
+        let at = SystemTime::UNIX_EPOCH;
+        assert!(missed(&line.arguments, "gone", None).contains("after the cursor is lost"));
+        assert!(
+            missed(&line.arguments, "gone", Some(at))
+                .contains("after the cursor, which was at 1970-01-01T00:00:00.000Z, is lost")
+        );
     }
 
     #[test]
