@@ -77,11 +77,10 @@ async fn main() -> anyhow::Result<()> {
         let happening = tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            // It fails only where it would be in vain to go on.
-            happening = subscriber.next() => happening?,
+            happening = subscriber.next() => happening,
         };
         match happening {
-            Happening::Message(message) => {
+            Ok(Happening::Message(message)) => {
                 match &message.kind {
                     Some(Kind::Event(event)) => handle(event),
                     Some(Kind::Gap(gap)) => missed(gap),
@@ -95,11 +94,16 @@ async fn main() -> anyhow::Result<()> {
                 }
                 store.save(subscriber.position())?;
             }
-            Happening::Interrupted { reason, retry_in } => {
+            Ok(Happening::Interrupted { reason, retry_in }) => {
                 eprintln!("# {reason}; again in {retry_in:?}");
                 store.save_now(subscriber.position())?;
             }
-            Happening::StartedOver { reason } => eprintln!("# cannot resume: {reason}"),
+            Ok(Happening::StartedOver { reason }) => eprintln!("# cannot resume: {reason}"),
+            // It would be in vain to go on.
+            Err(refused) => {
+                store.save_now(subscriber.position())?;
+                return Err(refused.into());
+            }
         }
     }
     store.save_now(subscriber.position())?;

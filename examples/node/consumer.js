@@ -10,6 +10,7 @@
 
 import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import grpc from '@grpc/grpc-js';
 import protoLoader from '@grpc/proto-loader';
@@ -50,7 +51,7 @@ async function consume(options, store) {
     let start = {}; // live
     if (position) start = { resume_after: position.cursor };
     else if (since) start = { start_time: since, replay_miss_policy: 'REPLAY_MISS_POLICY_GAP' };
-    let error = { code: grpc.status.OK, details: 'the stream ended without a status' };
+    let error;
     try {
       for await (const message of stream(options, start)) {
         switch (message.kind) {
@@ -77,14 +78,17 @@ async function consume(options, store) {
         store.save(position);
       }
     } catch (thrown) {
-      if (!(thrown.metadata instanceof grpc.Metadata)) throw thrown; // yours, and none of gRPC's
-      error = thrown;
+      if (!(thrown instanceof Ended)) throw thrown; // yours
+      error = thrown.status;
     } finally {
       store.save(position, true);
     }
     if (end.signal.aborted) return;
 
     const reason = errorReason(error);
+    // What is too large for this client would come again, for ever. gRPC's own library says so, without a reason.
+    const exhausted = error.code === grpc.status.RESOURCE_EXHAUSTED;
+    const tooLarge = exhausted && !reason && error.details.includes('larger than max');
     const words = reason ? `${error.details} [${reason}]` : error.details;
     const lived = Date.now() - began >= GOOD_LIFE;
     if (lived) delayBound = BACKOFF_FIRST;
@@ -97,9 +101,10 @@ async function consume(options, store) {
       position = undefined;
       continue;
     }
+    if (tooLarge) throw new Error(`refused, and it would be again: ${words}`);
     // INVALID_TIME is of another gateway, whose clock is behind: that passes.
     switch (reason === 'INVALID_TIME' ? undefined : error.code) {
-      case grpc.status.OUT_OF_RANGE: // a message larger than this client takes
+      case grpc.status.OUT_OF_RANGE:
       case grpc.status.INVALID_ARGUMENT:
       case grpc.status.NOT_FOUND:
       case grpc.status.UNAUTHENTICATED:
@@ -115,13 +120,21 @@ async function consume(options, store) {
       delay = Math.random() * delayBound;
       delayBound = Math.min(delayBound * 2, BACKOFF_LAST);
     }
-    if (error.code === grpc.status.RESOURCE_EXHAUSTED) delay += 30_000; // there is no room: wait long
+    if (exhausted) delay += 30_000; // there is no room: wait long
     note(`${words}; again in ${Math.round(delay)} ms`);
     await sleep(delay, undefined, { signal: end.signal }).catch(() => {});
   }
 }
 
-// The messages of one stream. It is dead, and ended, when nothing came for three heartbeats.
+// A stream has ended, with gRPC's status.
+class Ended extends Error {
+  constructor(status) {
+    super(status.details);
+    this.status = status;
+  }
+}
+
+// The messages of one stream, and then `Ended`. It is dead, and ended, when nothing came for three heartbeats.
 async function* stream({ server, account, bindings, heartbeat, protos }, start) {
   // A connection for each stream: after a dead one the next must not be sent down the same hole. Without a pool of its own,
   // a new client would take the old one's connection.
@@ -152,9 +165,11 @@ async function* stream({ server, account, bindings, heartbeat, protos }, start) 
       yield message;
       watchdog = setTimeout(die, 3_000 * heartbeat);
     }
+    throw new Ended({ code: grpc.status.OK, details: 'the stream ended without a status' });
   } catch (error) {
+    if (!(error.metadata instanceof grpc.Metadata)) throw error; // none of gRPC's
     if (dead) error.details = 'no message, not even a heartbeat: the stream is dead';
-    throw error;
+    throw new Ended(error);
   } finally {
     clearTimeout(watchdog);
     call.cancel();
@@ -248,7 +263,7 @@ const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
     heartbeat: { type: 'string', default: '10' }, // seconds
-    protos: { type: 'string', default: new URL('../../proto', import.meta.url).pathname },
+    protos: { type: 'string', default: fileURLToPath(new URL('../../proto', import.meta.url)) },
   },
 });
 const [server, account, cursorFile, ...bindings] = positionals;

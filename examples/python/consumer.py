@@ -18,6 +18,7 @@ import random
 import signal
 import sys
 import time
+from contextlib import aclosing
 from datetime import datetime, timedelta, timezone
 
 import grpc
@@ -68,30 +69,30 @@ async def consume(options, store):
         else:
             start = {}  # live
         try:
-            async for message in stream(options, start):
-                kind = message.WhichOneof("kind")
-                if kind == "event":
-                    handle(message.event)
-                    position = message.event.cursor, message.event.receive_time.ToDatetime(timezone.utc)
-                elif kind == "heartbeat":
-                    # As good as an event's cursor, so a quiet consumer does not fall out of the replay window.
-                    position = message.heartbeat.position, message.heartbeat.time.ToDatetime(timezone.utc)
-                elif kind == "gap":
-                    missed(message.gap)
-                elif kind == "subscribed":
-                    for binding in message.subscribed.bindings:
-                        if binding.state == pb.BINDING_STATE_REFUSED:
-                            note(f"{binding.requested} is refused: {binding.reason}")
-                    if not start:
-                        position = message.subscribed.position, asked_at
-                store.save(position)
-            code, reason, words = grpc.StatusCode.OK, "", "the stream ended without a status"
-        except TimeoutError:
-            code, reason, words = None, "", "no message, not even a heartbeat: the stream is dead"
-        except grpc.aio.AioRpcError as error:
-            code, reason, words = error.code(), error_reason(error), error.details()
+            async with aclosing(stream(options, start)) as messages:
+                async for message in messages:
+                    kind = message.WhichOneof("kind")
+                    if kind == "event":
+                        handle(message.event)
+                        position = message.event.cursor, message.event.receive_time.ToDatetime(timezone.utc)
+                    elif kind == "heartbeat":
+                        # As good as an event's cursor, so a quiet consumer does not fall out of the replay window.
+                        position = message.heartbeat.position, message.heartbeat.time.ToDatetime(timezone.utc)
+                    elif kind == "gap":
+                        missed(message.gap)
+                    elif kind == "subscribed":
+                        for binding in message.subscribed.bindings:
+                            if binding.state == pb.BINDING_STATE_REFUSED:
+                                note(f"{binding.requested} is refused: {binding.reason}")
+                        if not start:
+                            position = message.subscribed.position, asked_at
+                    store.save(position)
+        except Ended as ended:  # and no error of yours
+            code, reason, words = ended.args
         finally:
             store.save(position, now=True)
+        # What is too large for this client would come again, for ever. gRPC's own library says so, without a reason.
+        too_large = code == grpc.StatusCode.RESOURCE_EXHAUSTED and not reason and "larger than max" in words
         if reason:
             words = f"{words} [{reason}]"
 
@@ -105,8 +106,8 @@ async def consume(options, store):
             position, since = None, position[1] - CLOCK_MARGIN
             continue
         # INVALID_TIME is of another gateway, whose clock is behind: that passes.
-        if reason != "INVALID_TIME" and code in (
-            grpc.StatusCode.OUT_OF_RANGE,  # a message larger than this client takes
+        if too_large or reason != "INVALID_TIME" and code in (
+            grpc.StatusCode.OUT_OF_RANGE,
             grpc.StatusCode.INVALID_ARGUMENT,
             grpc.StatusCode.NOT_FOUND,
             grpc.StatusCode.UNAUTHENTICATED,
@@ -127,8 +128,12 @@ async def consume(options, store):
         await asyncio.sleep(delay)
 
 
+class Ended(Exception):
+    """A stream has ended: the code, the machine's reason, the words."""
+
+
 async def stream(options, start):
-    """The messages of one stream. It is dead (TimeoutError) when nothing came for three heartbeats."""
+    """The messages of one stream, and then `Ended`. It is dead, without a code, when nothing came for three heartbeats."""
     request = pb.SubscribeRequest(
         account_id=options.account,
         bindings=options.bindings,
@@ -149,10 +154,15 @@ async def stream(options, start):
         call = rpc.EventServiceStub(channel).Subscribe(request)
         patience = OPEN_TIMEOUT
         while True:
-            async with asyncio.timeout(patience):
-                message = await call.read()
+            try:
+                async with asyncio.timeout(patience):
+                    message = await call.read()
+            except TimeoutError:
+                raise Ended(None, "", "no message, not even a heartbeat: the stream is dead") from None
+            except grpc.aio.AioRpcError as error:
+                raise Ended(error.code(), error_reason(error), error.details() or "") from None
             if message is grpc.aio.EOF:
-                return
+                raise Ended(grpc.StatusCode.OK, "", "the stream ended without a status")
             yield message
             patience = 3 * options.heartbeat
 
