@@ -38,12 +38,13 @@ settings! {
     }
 }
 
-/// What it takes to close the sessions to the upstream once the streams have ended, with a margin for a busy machine.
-const CLOSING: Duration = Duration::from_secs(5);
-
 impl Shutdown {
+    /// What it takes at most to end all the rest once the streams have ended or were cut, the sessions to the upstream above
+    /// all, and the process with it.
+    pub const CLOSING: Duration = Duration::from_secs(5);
+
     pub(super) fn check(&self, checks: &mut Checks<'_, '_>) {
-        let needed = self.endpoint_wait + self.drain_timeout + CLOSING;
+        let needed = self.endpoint_wait + self.drain_timeout + Self::CLOSING;
         if needed > self.grace {
             let show = humantime::format_duration;
             checks.fail(&["shutdown.grace", "shutdown.endpoint_wait", "shutdown.drain_timeout"], || {
@@ -54,7 +55,7 @@ impl Shutdown {
                     show(needed),
                     show(self.endpoint_wait),
                     show(self.drain_timeout),
-                    show(CLOSING),
+                    show(Self::CLOSING),
                 )
             });
         }

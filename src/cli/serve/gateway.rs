@@ -31,12 +31,21 @@ const RESTART_FIRST: Duration = Duration::from_secs(1);
 const RESTART_LAST: Duration = Duration::from_secs(60);
 /// The server cuts what did not end in time itself; so long after that it is cut with it.
 const CUT_MARGIN: Duration = Duration::from_secs(1);
-/// What calls of operators get to end, after all else.
+/// What calls of operators get to end, beside the tasks of the upstream.
 const ADMIN_GRACE: Duration = Duration::from_secs(1);
 /// What the tasks of the upstream get to close their sessions, after the streams have ended.
-const UPSTREAM_GRACE: Duration = Duration::from_secs(3);
+const UPSTREAM_GRACE: Duration = Duration::from_millis(2500);
 /// What the admin HTTP listener gets for the answers that are under way, after all else.
-const HTTP_GRACE: Duration = Duration::from_secs(3);
+const HTTP_GRACE: Duration = Duration::from_secs(1);
+/// For the machine to be busy, and for the process to end.
+const BUSY: Duration = Duration::from_millis(500);
+
+// `shutdown.grace` is checked against that, so all of it together must not take longer.
+const _: () = assert!(
+    CUT_MARGIN.as_millis() + UPSTREAM_GRACE.as_millis() + HTTP_GRACE.as_millis() + BUSY.as_millis()
+        <= config::Shutdown::CLOSING.as_millis()
+);
+const _: () = assert!(ADMIN_GRACE.as_millis() < UPSTREAM_GRACE.as_millis());
 
 /// A running gateway. It owns all of its tasks: dropping it ends them at once, [`Gateway::stop`] in good order.
 pub struct Gateway {
