@@ -31,7 +31,7 @@ Looks into a running gateway, and steers it, over its admin listener (`admin.grp
 behind they are, which sessions it has to Kazoo and what they hold, which streams ended and why.
 
 The listener is on loopback unless configured otherwise, so run this where the gateway runs: in Kubernetes with \
-`kubectl exec POD -- hawking admin ...`, or through `kubectl port-forward POD 50052`.";
+`kubectl exec deploy/hawking -- hawking admin ...`, or through `kubectl port-forward deploy/hawking 50052`.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -130,7 +130,9 @@ enum Verb {
         /// How long streams may take to end, instead of what is configured
         #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
         deadline: Option<Duration>,
-        /// Wait until no stream is left, for so long at most; exit with 1 if there still is one
+        /// Wait until no stream is open, for so long at most; exit with 1 if there still is one. Streams are let in for
+        /// `shutdown.endpoint_wait` after the drain has begun: one that comes after this command has seen none open is not
+        /// waited for
         #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
         wait: Option<Duration>,
     },

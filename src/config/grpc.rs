@@ -15,7 +15,8 @@ settings! {
         listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 50051)), as Address;
         /// The heartbeat of a stream that asks for none.
         heartbeat_default: Duration = Duration::from_secs(15), as HEARTBEAT;
-        /// The shortest that can be asked for.
+        /// The shortest that can be asked for. Who asks for less gets this one, without being told; a client that takes a
+        /// stream for dead after some intervals that it asked for would do so with every quiet one.
         heartbeat_min: Duration = Duration::from_secs(1), as HEARTBEAT;
         /// The longest.
         heartbeat_max: Duration = Duration::from_secs(600), as HEARTBEAT;
