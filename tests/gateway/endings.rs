@@ -92,27 +92,27 @@ async fn deadline_exceeded() -> Cause {
     told(&server, consumer, Cause::DeadlineExceeded).await
 }
 
-async fn slow_consumer() -> Cause {
-    // It is not looked at before it reads again.
-    let settings = config::Grpc { stall_timeout: Duration::from_secs(600), ..settings() };
+/// A consumer that was overtaken by a small log while it did not read, on a server that looks after so long whether it does.
+async fn overtaken(stall_timeout: Duration) -> (Direct, Consumer) {
+    let settings = config::Grpc { stall_timeout, ..settings() };
     let server = Direct::with(settings, small_log(), SHORT).await;
     let mut consumer = server.subscribe(request(BINDINGS)).await;
     consumer.confirmed().await;
     large(&server);
     eventually("it is being sent", async || server.hub.encodes().frames == 1).await;
     many(&server);
+    (server, consumer)
+}
+
+async fn slow_consumer() -> Cause {
+    // It is not looked at before it reads again.
+    let (server, consumer) = overtaken(Duration::from_secs(600)).await;
     told(&server, consumer, Cause::SlowConsumer).await
 }
 
 async fn slow_consumer_not_reading() -> Cause {
     // Looked at often, but long before it counts as not reading for that alone.
-    let settings = config::Grpc { stall_timeout: Duration::from_secs(4), ..settings() };
-    let server = Direct::with(settings, small_log(), SHORT).await;
-    let mut consumer = server.subscribe(request(BINDINGS)).await;
-    consumer.confirmed().await;
-    large(&server);
-    eventually("it is being sent", async || server.hub.encodes().frames == 1).await;
-    many(&server);
+    let (server, _consumer) = overtaken(Duration::from_secs(4)).await;
     let ended = ended(&server).await;
     assert!(ended.lag >= 300, "{}", ended.lag);
     ended.cause
