@@ -78,11 +78,15 @@ impl Steering {
     ///
     /// # Errors
     ///
-    /// [`Unheard`].
+    /// [`Unheard`], also where the loop answers and no session does.
     pub async fn sessions(&self) -> Result<Vec<SessionReport>, Unheard> {
         let (reply, answer) = oneshot::channel();
         let asked = self.request(Request::Sessions(reply), answer).await?;
-        Ok(join_all(asked.into_iter().map(Asked::report)).await.into_iter().flatten().collect())
+        let there = !asked.is_empty();
+        let told: Vec<_> =
+            join_all(asked.into_iter().map(Asked::report)).await.into_iter().flatten().collect();
+        // There is one, and it says nothing: that is not the same as none.
+        if there && told.is_empty() { Err(Unheard) } else { Ok(told) }
     }
 
     async fn request<T>(&self, request: Request, answer: oneshot::Receiver<T>) -> Result<T, Unheard> {
