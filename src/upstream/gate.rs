@@ -36,6 +36,8 @@ pub struct Pass {
 #[derive(Debug)]
 struct Host {
     places: Arc<Semaphore>,
+    /// Logins go through it one by one, so that they begin apart although each has to wait for a place.
+    login_line: tokio::sync::Mutex<()>,
     logins: Pace,
     requests: Pace,
 }
@@ -58,6 +60,13 @@ impl Pace {
             turn
         };
         sleep_until(turn).await;
+    }
+
+    /// Whoever had a turn begins only now: the next turn counts from here.
+    fn begins(&self, interval: Duration) {
+        let begun = Instant::now() + interval;
+        let mut next = self.0.lock();
+        *next = next.map(|next| next.max(begun));
     }
 }
 
@@ -93,9 +102,12 @@ impl Gate {
     pub async fn login(&self, crossbar: &Url) -> Pass {
         let host = host(&self.crossbars, crossbar, self.crossbar_in_flight);
         // The turns first: who waits for one holds no place. They may lie in the past.
+        let _line = host.login_line.lock().await;
         host.logins.turn(self.login_interval, 1).await;
         host.requests.turn(self.request_interval, self.crossbar_in_flight).await;
-        host.enter().await
+        let pass = host.enter().await;
+        host.logins.begins(self.login_interval);
+        pass
     }
 
     /// Waits until another request to this Crossbar may begin.
@@ -118,7 +130,12 @@ fn host(hosts: &Mutex<HashMap<String, Arc<Host>>>, url: &Url, places: usize) -> 
     let mut hosts = hosts.lock();
     let host = hosts.entry(name).or_insert_with(|| {
         let places = Arc::new(Semaphore::new(places.max(1)));
-        Arc::new(Host { places, logins: Pace::default(), requests: Pace::default() })
+        Arc::new(Host {
+            places,
+            login_line: tokio::sync::Mutex::default(),
+            logins: Pace::default(),
+            requests: Pace::default(),
+        })
     });
     Arc::clone(host)
 }
@@ -180,6 +197,23 @@ mod tests {
         let (logins, reads) =
             tokio::join!(join_all((0..3).map(|_| login())), join_all((0..3).map(|_| read())));
         assert_eq!((logins, reads), (vec![0, 1000, 2000], vec![250, 500, 750]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn logins_that_waited_for_a_place_do_not_all_begin_at_once() {
+        let (gate, start) = (gate(), Instant::now());
+        let crossbar = url("http://a:8000/");
+        let slow = [gate.read(&crossbar).await, gate.read(&crossbar).await];
+        let login = async || {
+            let _pass = gate.login(&crossbar).await;
+            start.elapsed().as_millis() / 10 * 10
+        };
+        let answered = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            drop(slow);
+        };
+        let (at, ()) = tokio::join!(join_all((0..4).map(|_| login())), answered);
+        assert_eq!(at, [1000, 1100, 1200, 1300]);
     }
 
     #[tokio::test(start_paused = true)]
