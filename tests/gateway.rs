@@ -10,6 +10,7 @@ mod gateway {
 
     mod admin;
     mod admin_http;
+    mod budget;
     mod classic;
     mod connections;
     mod counted;

@@ -1,29 +1,18 @@
 //! Accounts that are not configured themselves: served over the session of the nearest configured one above them.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use hawking::{
-    binding::{AccountId, Binding, OptIn},
+    binding::AccountId,
     cli::serve::Gateway,
-    clock::{TokioClock, WallClock},
     config::{Config, Credentials},
-    hub::{
-        BindingState, EventFilter, GapReason, Item, OverflowPolicy, PayloadFormat, ReplayMissPolicy, Start,
-        SubscribeSpec, Subscription,
-    },
     proto::{self, event_service_client::EventServiceClient, subscribe_response::Kind},
-    random::{Random, SeededRandom},
-    sim::{AccountSpec, Event, Frame, Happening, Settings, Simulator, recorded_accounts},
+    sim::{AccountSpec, Event, Settings, Simulator, recorded_accounts},
     upstream::{Seams, Transport, TransportError},
 };
 use parking_lot::Mutex;
-use prost::Message as _;
 use tokio::time::Instant;
 use tonic::{Code, transport::Channel};
 
@@ -37,12 +26,12 @@ const BELOW: &str = "account0000000000000000000000004";
 /// Beside it.
 const BESIDE: &str = "account0000000000000000000000003";
 
-fn child(number: usize) -> AccountId {
+pub fn child(number: usize) -> AccountId {
     account_id(&format!("child{number:027}"))
 }
 
 /// The recorded accounts, and below the one of the recordings so many more, every third of them one level down.
-fn specs(children: usize) -> Vec<AccountSpec> {
+pub fn specs(children: usize) -> Vec<AccountSpec> {
     let below = |number: usize| {
         let parent = if number % 3 == 2 { child(number - 1) } else { account_id(ACCOUNT) };
         AccountSpec::new(
@@ -133,7 +122,7 @@ impl Family {
     }
 }
 
-const ALL_KINDS: [&str; 7] = [
+pub const ALL_KINDS: [&str; 7] = [
     "call.*.*",
     "conference.event.*.*",
     "fax.status.*",
@@ -152,7 +141,7 @@ fn request(id: AccountId, bindings: &[&str]) -> proto::SubscribeRequest {
 }
 
 /// One event of each kind, with message ids of its own.
-fn one_of_each(account: &AccountSpec, tag: &str) -> Vec<Event> {
+pub fn one_of_each(account: &AccountSpec, tag: &str) -> Vec<Event> {
     let events = [
         Event::call(account, "CHANNEL_CREATE", "a.b@c"),
         Event::conference(account, "add-member", "conf1", "a.b@c"),
@@ -381,167 +370,4 @@ async fn the_session_ends_for_its_descendants_too() {
     family.sim.publish(&Event::call(family.spec(child(0)), "CHANNEL_CREATE", "after")).unwrap();
     assert_eq!(consumer.event().await.call_id, "after");
     family.stop().await;
-}
-
-/// How many descendants the budget is counted with.
-const MANY: usize = 300;
-/// Every how many-th of them wants all kinds of events.
-const ALL_EVERY: usize = 20;
-
-fn subscribe_spec(bindings: &[&str]) -> SubscribeSpec {
-    let parse = |text: &&str| Binding::parse(text, &OptIn::default()).expect("a binding");
-    let mut bindings: Vec<Binding> = bindings.iter().map(parse).collect();
-    bindings.sort();
-    SubscribeSpec {
-        bindings,
-        filter: EventFilter::default(),
-        format: PayloadFormat::None,
-        start: Start::Live,
-        miss_policy: ReplayMissPolicy::default(),
-        overflow_policy: OverflowPolicy::default(),
-        heartbeat_interval: Duration::from_secs(3600),
-        require_all_bindings: false,
-    }
-}
-
-/// The message ids of the events that have come, which are all of `account`.
-async fn message_ids(subscription: &mut Subscription, account: AccountId) -> Vec<String> {
-    let mut ids = Vec::new();
-    while let Ok(Some(item)) = tokio::time::timeout(Duration::from_millis(1), subscription.next()).await {
-        match item {
-            Item::Events { frames, .. } => {
-                let mut rest = &frames[..];
-                while let [0, a, b, c, d, after @ ..] = rest {
-                    let (message, next) = after.split_at(u32::from_be_bytes([*a, *b, *c, *d]) as usize);
-                    let response = proto::SubscribeResponse::decode(message).expect("a message");
-                    let Some(Kind::Event(event)) = response.kind else { panic!("{response:?}") };
-                    assert_eq!(event.account_id, account.as_str());
-                    ids.push(event.message_id);
-                    rest = next;
-                }
-            }
-            // Before upstream has confirmed the binding.
-            Item::Gap(gap) => assert_eq!(gap.reason, GapReason::BindingPending, "{gap:?}"),
-            Item::End(end) => panic!("{end:?}"),
-            Item::Upstream { .. } | Item::Heartbeat { .. } => {}
-        }
-    }
-    ids
-}
-
-/// Three hundred descendants over one session, in simulated time, with the simulator in memory. Upstream's bucket and the
-/// settings are those of a fresh install.
-#[tokio::test(start_paused = true)]
-async fn three_hundred_descendants_stay_inside_the_budget_and_apart() {
-    let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000);
-    let clock = Arc::new(TokioClock::starting_at(start));
-    let sim = Simulator::in_memory(Settings {
-        accounts: specs(MANY),
-        clock: clock.clone(),
-        record_limit: 1_000_000,
-        record_bytes: 1 << 30,
-        ..Settings::default()
-    });
-    let mut config = config_for(&sim);
-    config.upstream = hawking::config::Upstream {
-        crossbar_url: sim.crossbar_url(),
-        blackhole_url: sim.blackhole_url(),
-        ..Default::default()
-    };
-    let limits = config.upstream.clone();
-    let gateway = Gateway::start(config, sim.seams()).await.unwrap();
-    let begun = Instant::now();
-
-    let subscribe = |number: usize| {
-        let hub = gateway.hub();
-        async move {
-            let account = hub.lookup(child(number)).await.expect("it is known");
-            let bindings: &[&str] = if number.is_multiple_of(ALL_EVERY) { &ALL_KINDS } else { &["call.*.*"] };
-            account.subscribe(subscribe_spec(bindings)).await.expect("a subscription")
-        }
-    };
-    let mut subscriptions = futures_util::future::join_all((0..MANY).map(subscribe)).await;
-    let bindings = MANY + MANY / ALL_EVERY * (ALL_KINDS.len() - 1);
-
-    // Bound as fast as the share of the bucket allows, and no faster.
-    let is_active = |number| {
-        let interest = gateway.hub().get(&child(number)).expect("it has a log").status().interest;
-        interest.iter().all(|binding| binding.state == BindingState::Active)
-    };
-    while !(0..MANY).all(is_active) {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        assert!(begun.elapsed() < Duration::from_secs(60), "bound in time");
-    }
-    let per_second = f64::from(limits.rate_per_second) * limits.rate_share;
-    let least = (bindings as f64 - f64::from(limits.rate_burst) * limits.rate_share) / per_second;
-    assert!(begun.elapsed() >= Duration::from_secs_f64(least.max(0.0)), "{:?}", begun.elapsed());
-    let asked: BTreeSet<(String, String)> = sim
-        .subscribe_requests()
-        .into_iter()
-        .take(bindings)
-        .map(|asked| (asked.account_id, asked.binding))
-        .collect();
-    assert_eq!(asked.len(), bindings, "each once, before any is refreshed");
-
-    // Events of all kinds for all, also for those that want none of them.
-    let random = SeededRandom::new(11);
-    let mut expected: BTreeMap<usize, Vec<String>> = BTreeMap::new();
-    for round in 0..400 {
-        let number = random.next_u64() as usize % MANY;
-        let kind = random.next_u64() as usize % ALL_KINDS.len();
-        let tag = format!("{round}");
-        let event = one_of_each(sim.account(&child(number)).unwrap(), &tag).swap_remove(kind);
-        sim.publish(&event).unwrap();
-        if kind == 0 || number.is_multiple_of(ALL_EVERY) {
-            expected.entry(number).or_default().push(format!("{tag}-{kind}"));
-        }
-    }
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    for (number, subscription) in subscriptions.iter_mut().enumerate() {
-        let ids = message_ids(subscription, child(number)).await;
-        assert_eq!(ids, expected.remove(&number).unwrap_or_default(), "child {number}");
-    }
-
-    // Everything is asked for again within the interval, and a little for those that are asked for last.
-    let bound = clock.now();
-    tokio::time::sleep(limits.refresh_interval.mul_f64(1.1)).await;
-    let (mut refreshes, mut replies) = (Vec::new(), Vec::new());
-    let mut again: BTreeSet<String> = BTreeSet::new();
-    for exchange in sim.record() {
-        match exchange.what {
-            Happening::Received(Frame::Text(text)) if exchange.at > bound => {
-                let mut command: serde_json::Value = serde_json::from_str(&text).unwrap();
-                again.insert(command["data"].take().to_string());
-                refreshes.push((exchange.at, 1));
-            }
-            Happening::Sent(Frame::Text(text)) => {
-                assert!(!text.contains("rate limiting"), "not once over the limit: {text}");
-                if exchange.at > bound {
-                    replies.push((exchange.at, text.len()));
-                }
-            }
-            _ => {}
-        }
-    }
-    assert_eq!(again.len(), bindings);
-    // A window holds one more than its share at most, and what it began with.
-    let tokens = most_in_a_window(&refreshes) as f64;
-    assert!(tokens <= per_second * limits.refresh_share * WINDOW.as_secs_f64() + 1.0, "{tokens} tokens");
-    let largest = replies.iter().map(|(_, bytes)| *bytes).max().unwrap();
-    let bytes = most_in_a_window(&replies);
-    assert!(bytes <= limits.refresh_bytes_per_second * WINDOW.as_secs() as usize + largest, "{bytes} bytes");
-    gateway.stop().await;
-    sim.shutdown().await;
-}
-
-/// In which the budget is counted.
-const WINDOW: Duration = Duration::from_secs(10);
-
-/// What came to the most in any window.
-fn most_in_a_window(of: &[(SystemTime, usize)]) -> usize {
-    let from = |start: usize| {
-        let within = of[start..].iter().take_while(|(at, _)| *at < of[start].0 + WINDOW);
-        within.map(|(_, what)| what).sum()
-    };
-    (0..of.len()).map(from).max().unwrap_or_default()
 }

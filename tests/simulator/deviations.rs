@@ -23,7 +23,7 @@ pub const DEVIATIONS: &[Deviation] = &[
     Deviation {
         recordings: &["k4 21"],
         what: "that the server sends no ping of its own is watched for a moment, not for 40 s",
-        why: "so as not to wait; the simulator has nothing that could send one",
+        why: "so as not to wait; `faults.rs` watches a session for an hour under a paused clock",
     },
     Deviation {
         recordings: &["k4 26", "k5 26"],
@@ -37,13 +37,14 @@ pub const DEVIATIONS: &[Deviation] = &[
     },
     Deviation {
         recordings: &["k4 34", "4.3 34", "k5 34"],
-        what: "not played: `faults.rs` stops reading, with fewer events, until the 30 s or 5 s are over",
-        why: "the recorder's raw reading is not in the lines; under a paused clock it takes no time",
+        what: "played by `faults.rs` with fewer events, under a paused clock; how much the network took in is not compared",
+        why: "that is the kernel's; after how long the session is dropped, and its torn last frame, are compared",
     },
     Deviation {
         recordings: &["k4 51", "k4 52", "k4 54", "k4 55", "4.3 55", "k5 91"],
         what: "not played: measurements of the server's speed, and of how much a storm makes 4.3 and K5 lose",
-        why: "what is in their lines is in other recordings too; the numbers are that machine's",
+        why: "the numbers are that machine's; that events and replies are lost, and which, is counted in `faults.rs`, as is \
+              what K4 keeps for a reader that pauses (R54)",
     },
     Deviation {
         recordings: &["k4 33", "k4 41", "k4 53", "4.3 53"],
@@ -53,7 +54,7 @@ pub const DEVIATIONS: &[Deviation] = &[
     Deviation {
         recordings: &["4.3 14", "k5 86"],
         what: "how many replies come of those pipelined, and which, is not compared; that all were executed is",
-        why: "a race: the real server loses replies while it is busy, the simulator only while the socket takes nothing",
+        why: "a race: the real server loses them while it is busy, the simulator only behind what waits for the socket",
     },
     Deviation {
         recordings: &["k5 87"],

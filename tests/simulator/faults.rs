@@ -18,7 +18,10 @@ use serde_json::{Value, json};
 use tokio::{io::AsyncReadExt as _, net::TcpStream, time::Instant};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::wire::{Came, Socket, upgrade, upgrade_in_memory};
+use super::{
+    recording,
+    wire::{Came, Socket, upgrade, upgrade_in_memory},
+};
 
 const ACCOUNT: &str = "account0000000000000000000000002";
 const OBJECT: &str = "object.doc_edited.device";
@@ -398,8 +401,25 @@ async fn tokens_expire_and_are_refused() {
     sim.shutdown().await;
 }
 
-/// R34: nothing is read, until the server has had enough.
+/// R34: nothing is read, until the server has had enough. After how long that is, and how the stream ends, is held against the
+/// recording.
 async fn a_reader_stops(flavour: Flavour, patience: u64) {
+    let recorded = recording::read(flavour, "34");
+    let notes = |what: &'static str| {
+        let notes = recorded.iter().filter(|line| line.dir == "note");
+        notes.filter(move |line| line.text.contains(what)).map(|line| line.t)
+    };
+    let injected = recorded.iter().find(|line| line.dir == "control-reply").expect("all was published").t;
+    let stopped = notes("client stops reading").next().expect("the beginning");
+    // The socket took no more from some time on between the two; the session was seen, and then not any more.
+    let least = notes("sessions 1").next_back().map_or(0.0, |seen| seen - injected);
+    let most = notes("sessions 0").next().expect("the end") - stopped;
+    assert_eq!(
+        notes("complete frames + 538 bytes of a cut-off frame, last complete frame opcode 1, then EOF")
+            .count(),
+        1
+    );
+
     let sim = Simulator::in_memory(Settings { flavour, ..settings() });
     let mut socket = ready(&sim, OBJECT).await;
     let start = Instant::now();
@@ -412,6 +432,7 @@ async fn a_reader_stops(flavour: Flavour, patience: u64) {
     }
     assert_eq!(endings(&sim), [Ending::Slow]);
     assert!((patience..patience + 2).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    assert!((least..most).contains(&start.elapsed().as_secs_f64()), "{least} to {most} in the recording");
     assert_eq!(sim.connections(), 0);
 
     // No close frame: a part of a frame, then the end.
@@ -444,6 +465,28 @@ async fn a_reader_that_stops_is_dropped_with_its_last_frame_torn() {
     a_reader_stops(Flavour::K4, 30).await;
     a_reader_stops(Flavour::V4_3, 5).await;
     a_reader_stops(Flavour::K5, 5).await;
+}
+
+/// R54: K4 keeps everything for a reader that pauses.
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_pauses_on_k4_gets_everything_at_last() {
+    let sim = simulator();
+    let mut socket = ready(&sim, "call.*.*").await;
+    let bulky = "x".repeat(4000);
+    for id in 0..300 {
+        sim.publish(&call(&sim, &id.to_string()).with("Bulk", bulky.clone())).unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(sim.sessions()[0].waiting > 50, "{}", sim.sessions()[0].waiting);
+    for id in 0..300 {
+        assert_eq!(text(&mut socket).await["data"]["call_id"], id.to_string());
+    }
+    assert_eq!(
+        (socket.next().await, sim.connections()),
+        (None, 1),
+        "frames read: all, connection still open"
+    );
+    sim.shutdown().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,7 +7,7 @@ mod month;
 mod rotating;
 mod silent;
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{collections::BTreeMap, ops::Range, sync::atomic::AtomicU64};
 
 use bytes::Buf;
 use jiff::Timestamp;
@@ -36,14 +36,16 @@ fn at(text: &str) -> SystemTime {
     text.parse::<Timestamp>().unwrap().try_into().unwrap()
 }
 
-/// Names that can be gone.
+/// Names that can be gone; counts who asks for one.
 struct Names {
     dial: Arc<dyn Dial>,
     gone: Arc<AtomicBool>,
+    dialled: Arc<AtomicU64>,
 }
 
 impl Dial for Names {
     fn dial<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<BoxedIo>> {
+        self.dialled.fetch_add(1, Ordering::Relaxed);
         match self.gone.load(Ordering::Relaxed) {
             true => Box::pin(async { Err(io::Error::new(io::ErrorKind::NotFound, NotResolved)) }),
             false => self.dial.dial(host, port),
@@ -64,6 +66,8 @@ struct Care {
     seen: Arc<Mutex<Vec<Item>>>,
     /// While it is set, blackhole's name has no address.
     nameless: Arc<AtomicBool>,
+    /// How often a connection to blackhole was asked for.
+    dialled: Arc<AtomicU64>,
     stop: CancellationToken,
     task: JoinHandle<()>,
     reader: JoinHandle<()>,
@@ -74,6 +78,7 @@ struct Care {
 struct Setup {
     sim: sim::Settings,
     upstream: config::Upstream,
+    hub: config::Hub,
     /// How far the servers' clock is ahead of ours, in seconds.
     ahead: i64,
 }
@@ -95,7 +100,7 @@ impl Setup {
             random: Arc::new(SeededRandom::new(5)),
             ..sim::Settings::default()
         };
-        Self { sim, upstream: config::Upstream::default(), ahead }
+        Self { sim, upstream: config::Upstream::default(), hub: config::Hub::default(), ahead }
     }
 
     async fn start(self, bindings: &[&str]) -> Care {
@@ -104,7 +109,8 @@ impl Setup {
         let sim = Simulator::in_memory(self.sim);
         let clock: SharedClock = Arc::new(TokioClock::starting_at(ours));
         let nameless = Arc::<AtomicBool>::default();
-        let dial = Arc::new(Names { dial: sim.dial(), gone: nameless.clone() });
+        let dialled = Arc::<AtomicU64>::default();
+        let dial = Arc::new(Names { dial: sim.dial(), gone: nameless.clone(), dialled: dialled.clone() });
         let random = Arc::new(SeededRandom::new(9));
         let seams = Seams { clock: clock.clone(), random, dial, ..sim.seams() };
         let settings = config::Upstream {
@@ -113,7 +119,7 @@ impl Setup {
             ..self.upstream
         };
         let random = SeededRandom::new(1);
-        let hub = Arc::new(Hub::new(config::Hub::default(), clock.clone(), move || random.next_u64()));
+        let hub = Arc::new(Hub::new(self.hub, clock.clone(), move || random.next_u64()));
         let id: AccountId = ACCOUNT.parse().unwrap();
         let account = config::Account {
             id,
@@ -163,6 +169,7 @@ impl Setup {
             steering,
             seen,
             nameless,
+            dialled,
             stop,
             task,
             reader,

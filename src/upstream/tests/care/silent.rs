@@ -64,6 +64,114 @@ async fn kazoo_5_is_healed_by_its_rotation() {
     }
 }
 
+/// The broker comes back by itself, and everything with it (G27): no rotation is needed, nor would one help before that.
+#[tokio::test(start_paused = true)]
+async fn a_broker_outage_is_over_by_itself_on_kazoo_5_and_nothing_is_taken_for_proven_meanwhile() {
+    let mut care = Setup::new(Flavour::K5).start(&BINDINGS).await;
+    assert!(flows(&mut care).await);
+    care.call();
+    care.wait(SECOND).await;
+    let began = care.now();
+    care.sim.broker_outage(36 * SECOND);
+    let (lost, user) = (care.published, care.document("user"));
+    care.call();
+    for _ in 0..7 {
+        assert!(!flows(&mut care).await, "calls too");
+        care.wait(SECOND * 9 / 2).await;
+    }
+    for (binding, at) in proven(&care) {
+        assert!(at <= began, "{binding}: nothing came since");
+    }
+    care.wait(2 * SECOND).await;
+    assert!(flows(&mut care).await);
+    let back = care.published;
+    care.call();
+    care.wait(SECOND).await;
+    let came = |what: &str| care.events().iter().any(|(_, key)| key.ends_with(&format!(".{what}")));
+    assert!(came(&format!("n{back}")) && !came(&format!("n{}", lost + 1)) && !came(&user));
+    let proven = proven(&care);
+    assert!(proven[BINDINGS[0]] > began && proven[BINDINGS[1]] > began && proven[BINDINGS[2]] < began);
+    // There is no evidence of it; the session was good all the time.
+    assert_eq!((care.gaps(), care.sim.connections_total()), (vec![], 1));
+    care.stop().await;
+}
+
+/// Until when each binding is proven, as the account's status has it.
+fn proven(care: &Care) -> BTreeMap<String, SystemTime> {
+    let interest = care.account.status().interest.into_iter();
+    interest.map(|report| (report.binding.to_string(), report.proven.unwrap())).collect()
+}
+
+/// The same, as the consumer was told last.
+fn told(care: &Care) -> BTreeMap<String, SystemTime> {
+    let seen = care.seen.lock();
+    let last = seen.iter().rev().find_map(|item| match item {
+        Item::Upstream { bindings, .. } => Some(bindings.clone()),
+        _ => None,
+    });
+    let bindings = last.expect("a state").into_iter();
+    bindings.map(|report| (report.binding.to_string(), report.proven.unwrap())).collect()
+}
+
+/// What a consumer can know of a silence: a binding that is listed as active, and when its kind was last proven. An event
+/// proves its kind alone; a refresh everything, but on K5, where it proves nothing (G21).
+#[tokio::test(start_paused = true)]
+async fn until_when_each_kind_is_proven_is_told_on_all_flavours() {
+    let [calls, users, faxes] = BINDINGS;
+    for flavour in [Flavour::K4, Flavour::V4_3, Flavour::K5] {
+        let mut care = Setup::new(flavour).start(&BINDINGS).await;
+        let bound = care.now();
+        care.wait(100 * SECOND).await;
+        let event = care.now();
+        care.call();
+        care.wait(SECOND).await;
+        let after_event = proven(&care);
+        assert!(after_event[calls] >= event, "{flavour}");
+        let close = |at: SystemTime, to: SystemTime| at <= to && at + SECOND >= to;
+        assert!(close(after_event[users], bound) && close(after_event[faxes], bound), "{flavour}");
+
+        // All but calls on K5 are silent from here on.
+        care.sim.restart_listener(None);
+        let silent = care.now();
+        care.call();
+        assert!(!flows(&mut care).await, "{flavour}");
+        care.wait(100 * SECOND).await;
+        let during = proven(&care);
+        match flavour {
+            Flavour::K5 => {
+                assert!(during[calls] >= silent, "they go on");
+                care.wait(1000 * SECOND).await;
+                let later = proven(&care);
+                assert_eq!((later[users], later[faxes]), (after_event[users], after_event[faxes]));
+                care.steering.order(Order::Rotate);
+            }
+            _ => {
+                // Its turn in the round of refreshes may have come by now: then it is proven, and flows.
+                let is_proven = during[users] > silent;
+                assert_eq!(flows(&mut care).await, is_proven, "{flavour}");
+                care.wait(210 * SECOND).await;
+            }
+        }
+        care.wait(5 * SECOND).await;
+        assert!(flows(&mut care).await, "{flavour}");
+        let healed = proven(&care);
+        for binding in BINDINGS {
+            assert!(healed[binding] > silent, "{flavour} {binding}");
+        }
+
+        // The stream is told with its next state: here because the session ends.
+        let cut = care.now();
+        care.sim.cut(None);
+        care.wait(SECOND / 100).await;
+        care.live().await;
+        care.wait(SECOND).await;
+        for (binding, at) in told(&care) {
+            assert!(at > cut, "{flavour} {binding}: proven anew");
+        }
+        care.stop().await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn after_a_fault_the_session_that_goes_does_not_silence_the_one_that_stays() {
     for flavour in [Flavour::K4, Flavour::V4_3, Flavour::K5] {
