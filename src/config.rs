@@ -13,36 +13,47 @@
 //! - `upstream`, `account`, `hub`, `grpc`, `admin`, `process`: the sections.
 //! - `form`: how values are written. `tree`: the file and the environment merged. `reader`, `writer`: there and back.
 //! - `error`: everything that is wrong, at once.
+//! - `changes`: what differs between the running configuration and a new one. `in_force`: sections that can change.
+//!   `reload`: how that is noticed.
 
 mod account;
 mod admin;
+mod changes;
 mod error;
 mod form;
 mod grpc;
 mod hub;
+mod in_force;
 mod process;
 mod reader;
+mod reload;
 mod settings;
 mod tree;
 mod upstream;
 mod writer;
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
 
 use self::{
     account::Draft,
     reader::{Checks, Reader, Session},
-    settings::Visitor,
+    settings::{Settings, Visitor},
     tree::{Node, Value},
     writer::Writer,
 };
 pub use self::{
     account::{Account, AccountName, Credentials, HashMethod},
     admin::Admin,
+    changes::{Change, Changes},
     error::{ConfigError, ConfigErrors, Place, Problem},
     grpc::Grpc,
     hub::Hub,
+    in_force::InForce,
     process::{LogFormat, MAX_DRAIN_TIMEOUT, Shutdown, Telemetry},
+    reload::Reload,
     upstream::{Upstream, UpstreamTls},
 };
 use crate::binding::{Kind, OptIn};
@@ -64,6 +75,8 @@ pub struct Config {
     pub telemetry: Telemetry,
     /// How it ends.
     pub shutdown: Shutdown,
+    /// How changes of all this are noticed.
+    pub reload: Reload,
 }
 
 impl Config {
@@ -78,6 +91,23 @@ impl Config {
     pub fn load(
         path: Option<&Path>,
         env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigErrors> {
+        Self::load_with_sources(path, env).0
+    }
+
+    /// The same, and the files that it was read from: the configuration and the secrets, also where they cannot be read.
+    pub fn load_with_sources(
+        path: Option<&Path>,
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> (Result<Self, ConfigErrors>, BTreeSet<PathBuf>) {
+        let mut sources = path.map(Path::to_owned).into_iter().collect();
+        (Self::read(path, env, &mut sources), sources)
+    }
+
+    fn read(
+        path: Option<&Path>,
+        env: impl IntoIterator<Item = (String, String)>,
+        sources: &mut BTreeSet<PathBuf>,
     ) -> Result<Self, ConfigErrors> {
         let environment: BTreeMap<String, String> = env.into_iter().collect();
         let home = path.map_or(Place::Environment, |path| Place::File(path.to_owned()));
@@ -95,20 +125,56 @@ impl Config {
             let accounts = reader.take("accounts");
             config.accounts = read_accounts(reader.session(), accounts, &config.upstream);
         });
-        let mut checks = Checks(&mut session);
-        config.upstream.check(&mut checks);
-        config.hub.check(&mut checks);
-        config.grpc.check(&mut checks);
-        config.shutdown.check(&mut checks);
-
+        config.check(&mut session);
+        sources.append(&mut session.secret_files);
         if session.errors.is_empty() { Ok(config) } else { Err(ConfigErrors(session.errors)) }
+    }
+
+    /// Settings that must go together.
+    fn check(&self, session: &mut Session<'_>) {
+        let mut checks = Checks(session);
+        self.upstream.check(&mut checks);
+        self.hub.check(&mut checks);
+        self.grpc.check(&mut checks);
+        self.shutdown.check(&mut checks);
+    }
+
+    /// What this configuration comes to where `running` is running: what is read at the start only stays as it is there.
+    ///
+    /// # Errors
+    ///
+    /// Where the settings do not go together then.
+    pub fn adopt(mut self, running: &Self) -> Result<Self, ConfigErrors> {
+        self.upstream.keep_fixed(&running.upstream);
+        self.hub.keep_fixed(&running.hub);
+        self.grpc.keep_fixed(&running.grpc);
+        self.admin.keep_fixed(&running.admin);
+        self.telemetry.keep_fixed(&running.telemetry);
+        self.shutdown.keep_fixed(&running.shutdown);
+        self.reload.keep_fixed(&running.reload);
+        let environment = BTreeMap::new();
+        let mut session = Session::new(Place::Running, &environment);
+        self.check(&mut session);
+        if session.errors.is_empty() { Ok(self) } else { Err(ConfigErrors(session.errors)) }
     }
 
     /// All sections but the accounts.
     fn visit_sections<V: Visitor>(&mut self, visitor: &mut V) {
-        visitor.section("upstream", &["The sessions to the upstream."], &mut self.upstream);
-        visitor.section("hub", &["Logs and subscriptions."], &mut self.hub);
-        visitor.section("grpc", &["The listener for consumers."], &mut self.grpc);
+        visitor.section(
+            "upstream",
+            &["The sessions to the upstream. A reload holds from the next login, session or replacement on."],
+            &mut self.upstream,
+        );
+        visitor.section(
+            "hub",
+            &["Logs and subscriptions. A reload holds at once; subscriptions that are open stay."],
+            &mut self.hub,
+        );
+        visitor.section(
+            "grpc",
+            &["The listener for consumers. A reload holds for new connections and new streams."],
+            &mut self.grpc,
+        );
         visitor.section(
             "admin",
             &[
@@ -119,6 +185,7 @@ impl Config {
         );
         visitor.section("telemetry", &["What hawking says about itself."], &mut self.telemetry);
         visitor.section("shutdown", &["How hawking ends."], &mut self.shutdown);
+        visitor.section("reload", &["How changes of the configuration are noticed."], &mut self.reload);
     }
 
     /// All settings in force as TOML, each under its comment, with the default where it is another. Secrets are `***`.
@@ -149,6 +216,9 @@ pub fn reference() -> String {
         "",
         "Any secret can be given in place, or by the path of a file (password_file), or by the name of a variable",
         "(password_env).",
+        "",
+        "While hawking serves, changes of this file and of the files with secrets are taken up, also on SIGHUP, but for",
+        "settings of which it says that a change needs a restart.",
     ]);
     let mut account = Writer::example();
     write_account(&mut account, &mut Draft::default());

@@ -28,7 +28,12 @@ mod subscribe;
 use std::sync::Arc;
 
 use crate::{
-    binding::OptIn, clock::SharedClock, config, hub::Hub, ops::drain::Drain, random::SharedRandom,
+    binding::OptIn,
+    clock::SharedClock,
+    config::{self, InForce},
+    hub::Hub,
+    ops::drain::Drain,
+    random::SharedRandom,
     telemetry::metrics::Metrics,
 };
 
@@ -39,7 +44,7 @@ pub use services::NewServicesError;
 #[derive(Clone)]
 pub struct Server {
     /// Its bounds and intervals. (`listen` is not read: the caller binds.)
-    pub settings: config::Grpc,
+    pub settings: InForce<config::Grpc>,
     /// The accounts.
     pub hub: Arc<Hub>,
     /// The kinds of binding that are off unless they are here.

@@ -10,7 +10,7 @@
 //!
 //! As a record passes through:
 //!
-//! - `roster`: which accounts there are, and whose session serves each.
+//! - `roster`: which accounts there are, and whose session serves each. `moves`: that changes while they are read.
 //! - `account`: the lock, and what happens outside of it: waking, telling the upstream what is wanted.
 //! - `state`: what happens under it. Appending: `interest` finds the views that an event belongs to. Reading: what comes
 //!   next for a reader.
@@ -32,6 +32,7 @@ pub mod gap;
 pub mod interest;
 pub mod log;
 mod memory;
+mod moves;
 mod payload;
 mod progress;
 mod reader;

@@ -3,4 +3,6 @@
 pub mod admin;
 pub mod drain;
 pub mod http;
+pub mod reload;
 pub mod shutdown;
+pub mod watch;

@@ -2,7 +2,8 @@
 //!
 //! # Layout
 //!
-//! - `account` is the loop: log in ([`crossbar`]) and connect ([`connector`], both by `link`), run a session, wait
+//! - `accounts`: one task for each configured account; they come, change and go with the configuration.
+//! - `account` is the loop of one: log in ([`crossbar`]) and connect ([`connector`], both by `link`), run a session, wait
 //!   (`backoff`), again. `rotation` says when a session is replaced by another and how, `month` when the servers' month turns,
 //!   `steering` what an operator can ask for, `report` what a session tells then.
 //! - `session` is one WebSocket from its first command to its [`CloseCause`]. Its rules are apart from its waiting:
@@ -21,6 +22,7 @@
 //! it would silence others (F37).
 
 mod account;
+mod accounts;
 mod backoff;
 mod close;
 mod commands;
@@ -57,13 +59,14 @@ use crate::{
 };
 
 pub use account::{run, run_steered};
+pub use accounts::Accounts;
 pub use close::CloseCause;
 pub use connector::{BoxedIo, Dial, TcpDial};
 pub use crossbar::{ReqwestTransport, Transport, TransportError};
 pub use event::GREGORIAN_OFFSET;
 pub use gate::{Gate, Pass};
 pub use report::{BindingHeld, SessionReport};
-pub use steering::{Order, Reply, Steered, Steering, Steerings, Unheard, steering};
+pub use steering::{Order, Reply, Setup, Steered, Steering, Unheard, steering};
 pub use tls::TlsSetupError;
 
 /// All that the upstream side takes from the world: a test puts its own in place of any of them.

@@ -11,14 +11,20 @@ mod bindings;
 mod config;
 #[path = "cli/demo.rs"]
 mod demo;
+#[path = "cli/drain.rs"]
+mod drain;
 #[path = "cli/mistyped.rs"]
 mod mistyped;
 #[path = "cli/process.rs"]
 mod process;
+#[path = "cli/reload.rs"]
+mod reload;
 #[path = "cli/secrets.rs"]
 mod secrets;
 #[path = "cli/tail.rs"]
 mod tail;
+#[path = "common/takeover.rs"]
+mod takeover;
 
 use std::{
     ffi::OsStr,

@@ -5,6 +5,8 @@
 
 mod gateway {
     mod harness;
+    #[path = "../common/takeover.rs"]
+    mod takeover_crowd;
     mod tls;
     mod whole;
 
@@ -25,8 +27,10 @@ mod gateway {
     mod plain_ids;
     mod pressure;
     mod recorded;
+    mod reload;
     mod requests;
     mod resume;
     mod services;
     mod stalled;
+    mod takeover;
 }

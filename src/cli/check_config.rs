@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 
 use super::{Failure, terminal};
-use crate::config::{self, Config};
+use crate::config::{self, Config, ConfigErrors};
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
@@ -72,8 +72,13 @@ pub(super) fn print(arguments: PrintArguments) -> Result<(), Failure> {
 }
 
 /// Reads a configuration that something is to be run with.
-pub(super) fn load(path: Option<PathBuf>) -> Result<Config, Failure> {
-    let config = Config::load(path.as_deref(), config::environment()).map_err(Failure::usage)?;
+fn load(path: Option<PathBuf>) -> Result<Config, Failure> {
+    to_run_with(Config::load(path.as_deref(), config::environment()))
+}
+
+/// What was read, if something can be run with it.
+pub(super) fn to_run_with(config: Result<Config, ConfigErrors>) -> Result<Config, Failure> {
+    let config = config.map_err(Failure::usage)?;
     if config.accounts.is_empty() {
         return Err(Failure::usage(
             "no account is configured, so there would be nothing to serve: give --config FILE; \

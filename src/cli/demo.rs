@@ -151,6 +151,7 @@ fn config(simulator: &Simulator, id: AccountId, key: SecretString, listen: Socke
         grpc: config::Grpc { listen, ..config::Grpc::default() },
         admin: config::Admin::default(),
         telemetry: config::Telemetry::default(),
+        reload: config::Reload::default(),
         // Nobody depends on the streams of a demo.
         shutdown: config::Shutdown {
             endpoint_wait: Duration::ZERO,

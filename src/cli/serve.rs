@@ -9,7 +9,9 @@ use super::{Failure, check_config};
 use crate::{
     ops::{
         drain::Reason,
+        reload::Hangups,
         shutdown::{Signal, Signals},
+        watch::Watch,
     },
     telemetry,
     upstream::Seams,
@@ -26,6 +28,10 @@ It runs until SIGTERM or SIGINT (Ctrl-C), drains, and exits with 0 within `shutd
 goes on serving until others have noticed (`shutdown.endpoint_wait`; after SIGINT it does not wait for that), then tells \
 every stream where to resume and ends it. A second signal skips the wait; where streams are ending already it ends \
 everything at once, with 1.
+
+Changes of the configuration, and of the files that secrets are in, are taken up while it runs, also on SIGHUP: accounts \
+come, change and go, limits and log levels change, and whom a change does not concern does not notice it. A configuration \
+that is wrong changes nothing. Each difference is a line in the log, also those that need a restart.
 
 The upstream need not be there at the start, nor stay: hawking tries for ever, and consumers are told how it stands.";
 
@@ -52,27 +58,43 @@ pub(super) struct Arguments {
 
 /// Runs the command.
 pub(super) async fn command(arguments: Arguments) -> Result<(), Failure> {
-    let config = check_config::load(arguments.config)?;
-    let _logging = telemetry::logging::init(&config.telemetry).map_err(Failure::usage)?;
+    let (mut watch, config) = Watch::load(arguments.config);
+    let config = check_config::to_run_with(config)?;
+    let logging = telemetry::logging::init(&config.telemetry).map_err(Failure::usage)?;
     // Where logs are collected as JSON, the lines of the default hook would be lost.
     std::panic::set_hook(Box::new(|panic| {
         error!(%panic, backtrace = %Backtrace::capture(), "a panic, which is a defect");
     }));
     // Before anything is started, so that a signal during the start is heeded too.
     let mut signals = Signals::catch().map_err(Failure::runtime)?;
+    let mut hangups = Hangups::catch().map_err(Failure::runtime)?;
 
     let seams = Seams::system(&config.upstream).map_err(Failure::usage)?;
     info!(version = env!("CARGO_PKG_VERSION"), accounts = config.accounts.len(), "starting");
     let mut gateway = Gateway::start(config, seams).await.map_err(Failure::runtime)?;
-    info!(address = %gateway.admin_addr(), "serving AdminService, for operators");
-    info!(address = %gateway.grpc_addr(), "serving gRPC");
-    if let Some(address) = gateway.http_addr() {
-        info!(%address, "serving admin HTTP");
-    }
+    gateway.reload().set_logging(logging);
+    announce(&gateway);
 
-    let signal = tokio::select! {
-        signal = signals.next() => signal,
-        () = gateway.failed() => return Err(Failure::runtime("the gRPC server ended by itself; see the log")),
+    let signal = loop {
+        let settings = gateway.reload().running().get().reload.clone();
+        let changed = async {
+            match settings.watch {
+                true => watch.changed(settings.watch_interval).await,
+                false => std::future::pending().await,
+            }
+        };
+        let why = tokio::select! {
+            signal = signals.next() => break signal,
+            () = gateway.failed() => return Err(Failure::runtime("a gRPC server ended by itself; see the log")),
+            () = hangups.next() => "SIGHUP",
+            () = changed => "a file has changed",
+        };
+        let config = watch.reload();
+        tokio::select! {
+            _outcome = gateway.reload().apply(config, why) => {}
+            // What goes has not quite gone: now all does.
+            signal = signals.next() => break signal,
+        }
     };
     info!(%signal, "draining");
     let drain = gateway.drain().clone();
@@ -97,5 +119,13 @@ pub(super) async fn command(arguments: Arguments) -> Result<(), Failure> {
                 }
             }
         }
+    }
+}
+
+fn announce(gateway: &Gateway) {
+    info!(address = %gateway.admin_addr(), "serving AdminService, for operators");
+    info!(address = %gateway.grpc_addr(), "serving gRPC");
+    if let Some(address) = gateway.http_addr() {
+        info!(%address, "serving admin HTTP");
     }
 }

@@ -127,6 +127,9 @@ const ID: Optional<Parsed<AccountId>> = Optional(Parsed {
 const METHOD: Choice<HashMethod> = Choice(&[("md5", HashMethod::Md5), ("sha", HashMethod::Sha)]);
 
 impl Settings for Draft {
+    /// Nothing of an account is fixed: its loop takes all of it up.
+    fn keep_fixed(&mut self, _running: &Self) {}
+
     fn visit<V: Visitor>(&mut self, visitor: &mut V) {
         let text = |what, example| Optional(Text { what, example });
         visitor.setting("id", &["The account's id. Always needed."], &mut self.id, &ID);

@@ -49,6 +49,8 @@ pub enum Place {
     Variable(String),
     /// Neither: it is missing, and there is no file.
     Environment,
+    /// It is read at the start only, and stays as it is.
+    Running,
 }
 
 impl fmt::Display for Place {
@@ -57,6 +59,7 @@ impl fmt::Display for Place {
             Self::File(path) => write!(f, "{}", path.display()),
             Self::Variable(name) => f.write_str(name),
             Self::Environment => f.write_str("environment"),
+            Self::Running => f.write_str("with what needs a restart"),
         }
     }
 }

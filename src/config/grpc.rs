@@ -12,7 +12,7 @@ settings! {
     /// The listener for consumers.
     pub struct Grpc {
         /// Where it listens. In a container: `0.0.0.0:50051` or `[::]:50051`.
-        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 50051)), as Address;
+        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 50051)), as Address, fixed;
         /// The heartbeat of a stream that asks for none.
         heartbeat_default: Duration = Duration::from_secs(15), as HEARTBEAT;
         /// The shortest that can be asked for. Who asks for less gets this one, without being told; a client that takes a
@@ -32,7 +32,7 @@ settings! {
         /// Connections at most.
         max_connections: usize = 10_000, as count(1, 1_000_000);
         /// The largest request message.
-        max_request_bytes: usize = 2 << 20, as bytes(4 << 10, 64 << 20);
+        max_request_bytes: usize = 2 << 20, as bytes(4 << 10, 64 << 20), fixed;
         /// Unsent bytes of one stream that are held at most.
         send_buffer_bytes: usize = 128 << 10, as bytes(16 << 10, 64 << 20);
         /// A stream that has something to send, and a consumer that takes nothing of it for so long, is reset; others on its

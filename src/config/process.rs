@@ -17,7 +17,7 @@ settings! {
         /// "info,hawking::upstream=debug". Libraries that see tokens stay at info or above whatever is asked for.
         log_filter: String = "info".to_owned(), as FILTER;
         /// How log lines look: "text" for people, "json" for one object a line.
-        log_format: LogFormat = LogFormat::Text, as Choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);
+        log_format: LogFormat = LogFormat::Text, as Choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]), fixed;
     }
 }
 

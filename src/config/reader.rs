@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    path::PathBuf,
     time::Duration,
 };
 
@@ -24,13 +25,15 @@ pub(super) struct Session<'a> {
     pub(super) environment: &'a BTreeMap<String, String>,
     /// What is wrong so far.
     pub(super) errors: Vec<ConfigError>,
+    /// The files that secrets are in.
+    pub(super) secret_files: BTreeSet<PathBuf>,
     /// Where each setting that is set was set, by its dotted key.
     places: BTreeMap<String, Place>,
 }
 
 impl<'a> Session<'a> {
     pub(super) fn new(home: Place, environment: &'a BTreeMap<String, String>) -> Self {
-        Self { home, environment, errors: Vec::new(), places: BTreeMap::new() }
+        Self { home, environment, errors: Vec::new(), secret_files: BTreeSet::new(), places: BTreeMap::new() }
     }
 
     pub(super) fn fail(&mut self, place: Place, key: String, problem: Problem) {
@@ -164,7 +167,10 @@ impl<'s, 'a> Reader<'s, 'a> {
         };
         let result = match (&node.value, index) {
             (Value::Text(text) | Value::Variable(text), 0) => Ok(text.clone()),
-            (Value::Text(path) | Value::Variable(path), 1) => read_secret_file(path),
+            (Value::Text(path) | Value::Variable(path), 1) => {
+                self.session.secret_files.insert(path.into());
+                read_secret_file(path)
+            }
             (Value::Text(name) | Value::Variable(name), _) => {
                 read_secret_variable(name, self.session.environment)
             }

@@ -14,7 +14,7 @@ use super::{
 use crate::binding::{Kind, OptIn};
 
 settings! {
-    /// What concerns the sessions to the upstream.
+    /// The sessions to the upstream. A reload holds from the next login, session or replacement on.
     pub struct Upstream {
         /// Crossbar's base URL. An account can have its own.
         crossbar_url: Url = url("http://127.0.0.1:8000/"), as CROSSBAR;
@@ -49,21 +49,21 @@ settings! {
         /// After so long live the delay starts over from the first.
         backoff_reset_after: Duration = Duration::from_secs(60), as timeout();
         /// Logins started a second at most, at each Crossbar, by all accounts of this process together.
-        logins_per_second: u32 = 20, as count(1, 100_000);
+        logins_per_second: u32 = 20, as count(1, 100_000), fixed;
         /// Requests of all kinds started a second at most, at each Crossbar, by all accounts together: each login brings one
         /// or two more, each account one in descendants_interval, and who asks for an account that nobody knows one for
         /// each account.
-        crossbar_requests_per_second: u32 = 100, as count(1, 100_000);
+        crossbar_requests_per_second: u32 = 100, as count(1, 100_000), fixed;
         /// Requests in flight at most, at each Crossbar, of all accounts together. A host that hangs keeps its own only.
-        crossbar_in_flight: usize = 8, as count(1, 10_000);
+        crossbar_in_flight: usize = 8, as count(1, 10_000), fixed;
         /// Connections being opened at most, at each blackhole, by all accounts together.
-        connects_in_flight: usize = 16, as count(1, 10_000);
+        connects_in_flight: usize = 16, as count(1, 10_000), fixed;
         /// Whether an account that is not configured is served over the session of the nearest configured one above it.
         /// Crossbar tells which those are.
-        descendants: bool = true, as Flag;
+        descendants: bool = true, as Flag, fixed;
         /// How often Crossbar is asked for the descendants of each configured account. One that Crossbar does not tell of
         /// twice in a row has gone: its streams end with NOT_FOUND.
-        descendants_interval: Duration = Duration::from_mins(5), as span(Duration::from_millis(10), DAY);
+        descendants_interval: Duration = Duration::from_mins(5), as span(Duration::from_millis(10), DAY), fixed;
         /// Every binding that is held is subscribed to again once in so long: nothing else heals an upstream that has gone
         /// silent. Longer where the budgets below do not allow it.
         refresh_interval: Duration = Duration::from_mins(5), as span(Duration::from_secs(1), DAY);
@@ -94,16 +94,16 @@ settings! {
         rotation_timeout: Duration = Duration::from_secs(60), as timeout();
         /// The time zone of the servers. What is filed by month (faxes, voicemail messages, call records) must be
         /// subscribed to again when their month turns.
-        time_zone: TimeZone = TimeZone::UTC, as TIME_ZONE;
+        time_zone: TimeZone = TimeZone::UTC, as TIME_ZONE, fixed;
         /// How far the servers' clocks may be off from ours when the month turns.
-        month_turn_margin: Duration = Duration::from_mins(2), as span(Duration::from_secs(1), Duration::from_hours(1));
+        month_turn_margin: Duration = Duration::from_mins(2), as span(Duration::from_secs(1), Duration::from_hours(1)), fixed;
         /// The kinds of binding that cross tenants and are off unless they are named here: "conference.command", whose
         /// events name no account.
-        opt_in: OptIn = OptIn::default(), as KINDS;
+        opt_in: OptIn = OptIn::default(), as KINDS, fixed;
         /// How many recent events of an account the de-duplicator remembers at most.
-        dedupe_events: usize = 50_000, as count(100, 10_000_000);
+        dedupe_events: usize = 50_000, as count(100, 10_000_000), fixed;
         /// And for how long. Longer than the skew between two sessions.
-        dedupe_window: Duration = Duration::from_secs(120), as timeout();
+        dedupe_window: Duration = Duration::from_secs(120), as timeout(), fixed;
     }
     sections {
         /// TLS for https and wss.
@@ -115,11 +115,11 @@ settings! {
     /// TLS towards the upstream.
     pub struct UpstreamTls {
         /// A PEM file of CA certificates that are trusted in addition to the system's.
-        ca_file: Option<PathBuf> = None, as Optional(FilePath { example: "/etc/hawking/upstream-ca.pem" });
+        ca_file: Option<PathBuf> = None, as Optional(FilePath { example: "/etc/hawking/upstream-ca.pem" }), fixed;
         /// Trust only those of ca_file.
-        only_ca_file: bool = false, as Flag;
+        only_ca_file: bool = false, as Flag, fixed;
         /// The name that the certificate is checked against and that is sent as SNI, instead of the URL's host.
-        server_name: Option<String> = None, as Optional(SERVER_NAME);
+        server_name: Option<String> = None, as Optional(SERVER_NAME), fixed;
     }
 }
 

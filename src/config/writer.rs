@@ -91,11 +91,13 @@ impl Writer {
         expected: &str,
         shown: Option<String>,
         example: Option<String>,
+        fixed: bool,
     ) {
         let path = format!("{}.{key}", self.path);
         self.line("");
         self.comment(doc);
-        self.comment(&[&format!("Expects {expected}.")]);
+        let fixed = if fixed { " A change needs a restart." } else { "" };
+        self.comment(&[&format!("Expects {expected}.{fixed}")]);
         match (&shown, example, self.mode) {
             (Some(value), _, Mode::Effective) => {
                 if let Some(Some(default)) = self.defaults.get(&path).filter(|default| **default != shown) {
@@ -117,7 +119,11 @@ impl Writer {
 
 impl Visitor for Writer {
     fn setting<F: Form>(&mut self, key: &'static str, doc: &[&str], value: &mut F::Value, form: &F) {
-        self.value(key, doc, &form.expected(), form.show(value), form.example());
+        self.value(key, doc, &form.expected(), form.show(value), form.example(), false);
+    }
+
+    fn fixed<F: Form>(&mut self, key: &'static str, doc: &[&str], value: &mut F::Value, form: &F) {
+        self.value(key, doc, &form.expected(), form.show(value), form.example(), true);
     }
 
     fn secret(&mut self, key: &'static str, doc: &[&str], value: &mut Option<SecretString>) {
@@ -126,9 +132,9 @@ impl Visitor for Writer {
             "a text; or {file}, the path of a file that holds it; or {key}_env, a variable that does"
         );
         if value.is_none() && self.mode == Mode::Example {
-            self.value(&file, doc, &expected, None, Some(format!("\"/run/secrets/{key}\"")));
+            self.value(&file, doc, &expected, None, Some(format!("\"/run/secrets/{key}\"")), false);
         } else {
-            self.value(key, doc, &expected, value.as_ref().map(|_| REDACTED.to_owned()), None);
+            self.value(key, doc, &expected, value.as_ref().map(|_| REDACTED.to_owned()), None, false);
         }
     }
 

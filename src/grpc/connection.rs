@@ -75,7 +75,7 @@ pub(crate) async fn serve<IO>(
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let settings = services.settings().clone();
+    let settings = services.settings();
     let (io, outlet) = coalesce(io);
     let counted = services.counts().connection_accepted(outlet.counts());
     let ended = drive(io, outlet, peer, services, drain, settings).await;
@@ -96,7 +96,7 @@ async fn drive<IO>(
     peer: SocketAddr,
     services: Services,
     drain: CancellationToken,
-    settings: config::Grpc,
+    settings: Arc<config::Grpc>,
 ) -> Result<(), ConnectionError>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -173,7 +173,7 @@ where
         hello_until: Instant,
         services: Services,
         caller: Caller,
-        settings: config::Grpc,
+        settings: Arc<config::Grpc>,
     ) -> Self {
         let ready = Ready::new();
         let stall_timeout = settings.stall_timeout;
@@ -401,7 +401,7 @@ async fn watch<IO>(
     pings: Option<PingPong>,
     outlet: Outlet<IO>,
     hello_until: Instant,
-    settings: config::Grpc,
+    settings: Arc<config::Grpc>,
 ) -> ConnectionError
 where
     IO: AsyncWrite + Unpin,

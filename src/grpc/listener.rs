@@ -3,7 +3,7 @@
 use std::{future::Future, io, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::future::join;
-use tokio::{net::TcpListener, sync::Semaphore, time::Instant};
+use tokio::{net::TcpListener, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -55,13 +55,11 @@ pub async fn serve_operators(
     metrics: Arc<Metrics>,
 ) -> Result<(), NewServicesError> {
     let settings = config::Grpc { max_connections: OPERATOR_CONNECTIONS, ..settings };
-    serve(Services::for_operators(admin, settings, &metrics).await?, listener, drain).await;
+    serve(Services::for_operators(admin, settings.into(), &metrics).await?, listener, drain).await;
     Ok(())
 }
 
 async fn serve(services: Services, listener: TcpListener, drain: Drain) {
-    let settings = services.settings().clone();
-    let permits = Arc::new(Semaphore::new(settings.max_connections));
     let tasks = Tasks::default();
     let _cut_on_drop = tasks.cut.clone().drop_guard();
     let draining = CancellationToken::new();
@@ -96,20 +94,20 @@ async fn serve(services: Services, listener: TcpListener, drain: Drain) {
                 }
             }
         };
-        let Ok(permit) = permits.clone().try_acquire_owned() else {
+        let limit = services.settings().max_connections;
+        if tasks.tracker.len() >= limit {
             // Closed rather than left waiting: the client can try elsewhere.
             services.counts().connection_refused();
             if let Some(count) = refused.hit(Instant::now()) {
-                tracing::warn!(limit = settings.max_connections, %peer, count, "connection refused: there are too many");
+                tracing::warn!(limit, %peer, count, "connection refused: there are too many");
             }
             continue;
-        };
+        }
         // Without it small frames wait for acknowledgements. It fails only for a socket that is gone already.
         let _ = socket.set_nodelay(true);
         let services = services.clone();
         let draining = draining.child_token();
         tasks.spawn(async move {
-            let _permit = permit;
             match connection::serve(socket, peer, services, draining).await {
                 Ok(()) => tracing::debug!(%peer, "connection ended"),
                 Err(error) => tracing::debug!(%peer, %error, "connection ended"),

@@ -11,7 +11,7 @@ use tower::ServiceExt;
 use crate::{
     binding::{OptIn, catalogue},
     clock::SharedClock,
-    config,
+    config::{self, InForce},
     hub::{self, GapReason, Hub},
     ops::drain::Drain,
     proto::{
@@ -36,7 +36,7 @@ pub(crate) struct Caller {
 
 /// What the calls of consumers share.
 pub(crate) struct Shared {
-    pub settings: config::Grpc,
+    pub settings: InForce<config::Grpc>,
     pub hub: Arc<Hub>,
     pub opt_in: OptIn,
     pub clock: SharedClock,
@@ -56,7 +56,7 @@ pub struct NewServicesError(#[from] tonic_reflection::server::Error);
 #[derive(Clone)]
 pub(crate) struct Services {
     /// The bounds of its connections.
-    settings: Arc<config::Grpc>,
+    settings: InForce<config::Grpc>,
     /// What serves `Subscribe`, on the consumers' listener.
     subscribe: Option<Arc<Shared>>,
     /// Everything else.
@@ -87,7 +87,7 @@ impl Services {
             counts: counts.clone(),
         });
         let calls = EventServiceServer::new(Calls { shared: shared.clone() });
-        let calls = calls.max_decoding_message_size(settings.max_request_bytes);
+        let calls = calls.max_decoding_message_size(settings.get().max_request_bytes);
         let services = Self::of(calls, settings, &server.metrics).await?;
         Ok(Self { subscribe: Some(shared), counts, ..services })
     }
@@ -95,15 +95,19 @@ impl Services {
     /// Those for operators. Their connections are not counted among those of consumers.
     pub(crate) async fn for_operators(
         admin: impl AdminService,
-        settings: config::Grpc,
+        settings: InForce<config::Grpc>,
         metrics: &Metrics,
     ) -> Result<Self, NewServicesError> {
         let calls = AdminServiceServer::new(admin);
-        Self::of(calls.max_decoding_message_size(settings.max_request_bytes), settings, metrics).await
+        Self::of(calls.max_decoding_message_size(settings.get().max_request_bytes), settings, metrics).await
     }
 
     /// A service, with health and reflection of it and of nothing else.
-    async fn of<S>(service: S, settings: config::Grpc, metrics: &Metrics) -> Result<Self, NewServicesError>
+    async fn of<S>(
+        service: S,
+        settings: InForce<config::Grpc>,
+        metrics: &Metrics,
+    ) -> Result<Self, NewServicesError>
     where
         S: tower::Service<
                 Request<tonic::body::Body>,
@@ -127,7 +131,7 @@ impl Services {
             .add_service(reflection(S::NAME).build_v1alpha()?)
             .prepare();
         Ok(Self {
-            settings: Arc::new(settings),
+            settings,
             subscribe: None,
             routes,
             main: S::NAME,
@@ -138,8 +142,8 @@ impl Services {
     }
 
     /// The bounds of the listener's connections.
-    pub(crate) fn settings(&self) -> &config::Grpc {
-        &self.settings
+    pub(crate) fn settings(&self) -> Arc<config::Grpc> {
+        self.settings.get()
     }
 
     /// What is counted of the listener and its connections.

@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use crate::{
     binding::AccountId,
     hub::{Cursor, Progress},
-    telemetry::metrics::Reading,
+    telemetry::metrics::{Delivered, Reading},
 };
 
 use super::ended::{EndedStream, EndedStreams};
@@ -72,6 +72,8 @@ pub struct OpenStream {
     /// Each binding as it was requested, and its canonical form.
     requested: Box<[(String, String)]>,
     progress: Arc<Progress>,
+    /// What it was given that is counted already.
+    counted: Counted,
     /// An operator wants it to end.
     dismissed: AtomicBool,
     waker: AtomicWaker,
@@ -87,6 +89,7 @@ impl OpenStream {
             consumer,
             requested: requested.into(),
             progress,
+            counted: Counted::default(),
             dismissed: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         })
@@ -132,6 +135,16 @@ impl OpenStream {
         self.dismissed.load(Ordering::Acquire)
     }
 
+    /// What it was given since this was last asked for. Whoever asks, and however many at once: each event is told once.
+    fn newly_delivered(&self) -> Delivered {
+        let since =
+            |counted: &AtomicU64, now: u64| now.saturating_sub(counted.fetch_max(now, Ordering::Relaxed));
+        Delivered {
+            events: since(&self.counted.events, self.progress.delivered()),
+            bytes: since(&self.counted.bytes, self.progress.delivered_bytes()),
+        }
+    }
+
     fn dismiss(&self) {
         self.dismissed.store(true, Ordering::Release);
         self.waker.wake();
@@ -149,22 +162,15 @@ pub struct Streams {
 #[derive(Default)]
 struct Listed {
     open: BTreeMap<SubscriptionId, Arc<OpenStream>>,
-    /// What those that are over were given, by the account whose session served them.
+    /// What those that are over were given and nobody has read yet, by the account whose session served them.
     past: BTreeMap<AccountId, Delivered>,
 }
 
-/// What streams were given.
-#[derive(Debug, Clone, Copy, Default)]
-struct Delivered {
-    events: u64,
-    bytes: u64,
-}
-
-impl Delivered {
-    fn add(&mut self, progress: &Progress) {
-        self.events += progress.delivered();
-        self.bytes += progress.delivered_bytes();
-    }
+/// So much of what a stream was given is counted.
+#[derive(Default)]
+struct Counted {
+    events: AtomicU64,
+    bytes: AtomicU64,
 }
 
 impl Streams {
@@ -183,24 +189,18 @@ impl Streams {
         &self.ended
     }
 
-    /// Adds what streams were given, and how far those that are open lag behind, to accounts that are read already. Takes
-    /// an account's lock for each stream.
+    /// Adds what streams were given since somebody last read, and how far those that are open lag behind. Takes an account's
+    /// lock for each stream.
     pub fn read(&self, reading: &mut Reading) {
-        let (open, mut delivered) = {
-            let listed = self.listed.lock();
-            // One that ends from here on is among the open ones still, and nowhere else.
-            (listed.open.values().map(Arc::clone).collect::<Vec<_>>(), listed.past.clone())
+        let (open, past) = {
+            let mut listed = self.listed.lock();
+            (listed.open.values().map(Arc::clone).collect::<Vec<_>>(), std::mem::take(&mut listed.past))
         };
+        reading.delivered = past;
         for stream in open {
             let account = stream.progress.served_by();
-            delivered.entry(account).or_default().add(&stream.progress);
+            *reading.delivered.entry(account).or_default() += stream.newly_delivered();
             reading.lags(&account, stream.lag());
-        }
-        for (account, Delivered { events, bytes }) in delivered {
-            if let Some(account) = reading.accounts.get_mut(&account) {
-                account.deliveries = events;
-                account.delivered_bytes = bytes;
-            }
         }
     }
 
@@ -226,8 +226,7 @@ impl Streams {
             let mut listed = self.listed.lock();
             let stream = listed.open.remove(&ended.consumer.subscription_id);
             if let Some(stream) = &stream {
-                let past = listed.past.entry(stream.progress.served_by()).or_default();
-                past.add(&stream.progress);
+                *listed.past.entry(stream.progress.served_by()).or_default() += stream.newly_delivered();
             }
             stream
         };

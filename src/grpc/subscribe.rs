@@ -71,18 +71,19 @@ async fn begin<B>(
 where
     B: http_body::Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send,
 {
+    let settings = shared.settings.get();
     let deadline = timeout(request.headers())?.and_then(|timeout| arrived.checked_add(timeout));
     let begun = async {
         if drain.is_cancelled() {
             return Err(status::draining(None));
         }
         let compressed = is_compressed(request.headers());
-        let read = read_message(request.into_body(), shared.settings.max_request_bytes, compressed);
+        let read = read_message(request.into_body(), settings.max_request_bytes, compressed);
         let message = tokio::time::timeout(REQUEST_TIMEOUT, read);
         let message = message.await.map_err(|_| status::request_too_slow())??;
         let request = proto::SubscribeRequest::decode(message)
             .map_err(|error| status::malformed(format!("the request is no SubscribeRequest: {error}")))?;
-        let request = limits::subscribe(request, &shared.settings, &shared.opt_in)?;
+        let request = limits::subscribe(request, &settings, &shared.opt_in)?;
 
         let id = request.account;
         let subscribe = async {
@@ -130,7 +131,7 @@ where
         clock: shared.clock.clone(),
         drain: shared.drain.clone(),
         deadline,
-        expires: shared.settings.max_stream_age.map(|age| expiry(age, &*shared.random)),
+        expires: settings.max_stream_age.map(|age| expiry(age, &*shared.random)),
         streams: shared.streams.clone(),
         counts: shared.counts.clone(),
     };
@@ -265,7 +266,7 @@ mod tests {
         let account = ACCOUNT.parse().unwrap();
         hub.add(account, account, Vec::new());
         Services::for_consumers(Server {
-            settings: config::Grpc::default(),
+            settings: config::Grpc::default().into(),
             hub,
             opt_in: OptIn::default(),
             clock,

@@ -67,7 +67,7 @@ impl Process {
 /// One account: what upstream appends to and consumers read from. Cheap to share.
 pub struct Account {
     id: AccountId,
-    served_by: AccountId,
+    home: Mutex<Home>,
     origin: Origin,
     process: Arc<Process>,
     clock: SharedClock,
@@ -75,14 +75,19 @@ pub struct Account {
     pub(super) share: Arc<Share>,
     state: Mutex<State>,
     interest: watch::Sender<Arc<Interest>>,
-    /// Where its ancestor's session learns what is wanted; none for a configured account.
-    branch: Option<Arc<watch::Sender<Arc<BranchInterest>>>>,
     /// Changes with each control record, for those who wait for confirmations.
     controls: watch::Sender<()>,
     /// A binding has begun to linger.
     lingering: Arc<Notify>,
     /// Ends what has lingered; runs from the first subscription on.
     janitor: Mutex<Option<AbortOnDropHandle<()>>>,
+}
+
+/// Whose session serves an account.
+struct Home {
+    served_by: AccountId,
+    /// Where that session learns what is wanted; none for a configured account, whose session follows its interest itself.
+    branch: Option<Arc<watch::Sender<Arc<BranchInterest>>>>,
 }
 
 /// How an account stands, at one moment.
@@ -140,10 +145,9 @@ impl Hub {
             let is_new = !accounts.contains_key(&id);
             let account = accounts.entry(id).or_insert_with(|| {
                 let epoch = Epoch((self.epochs.lock())());
-                let mut account =
+                let account =
                     Account::new(id, served_by, epoch, &always, self.process.clone(), self.clock.clone());
-                // Its own upstream follows its interest itself.
-                account.branch = (id != served_by).then_some(branch);
+                account.set_home(served_by, (id != served_by).then_some(branch));
                 Arc::new(account)
             });
             (Arc::clone(account), is_new)
@@ -172,6 +176,14 @@ impl Hub {
             account.end();
         }
         removed.is_some()
+    }
+
+    /// Removes an account alone: what its branch is, and serves besides, stays.
+    pub(super) fn take_away(&self, account: &Account) {
+        if self.accounts.write().remove(&account.id).is_some() {
+            self.leave_branch(account);
+            account.end();
+        }
     }
 
     /// Takes new settings. They hold for what comes; and logs that are larger than they may be now, are cut.
@@ -233,7 +245,7 @@ impl Account {
         let state = State::new(epoch, &process.settings(), always, Arc::clone(&share), clock.now());
         Self {
             id,
-            served_by,
+            home: Mutex::new(Home { served_by, branch: None }),
             origin: Origin {
                 account: id,
                 epoch,
@@ -242,7 +254,6 @@ impl Account {
             },
             share,
             interest: watch::Sender::new(Arc::new(state.wanted().snapshot())),
-            branch: None,
             controls: watch::Sender::new(()),
             lingering: Arc::default(),
             janitor: Mutex::default(),
@@ -259,7 +270,24 @@ impl Account {
 
     /// The account whose session serves it.
     pub fn served_by(&self) -> AccountId {
-        self.served_by
+        self.home.lock().served_by
+    }
+
+    pub(super) fn set_home(
+        &self,
+        served_by: AccountId,
+        branch: Option<Arc<watch::Sender<Arc<BranchInterest>>>>,
+    ) {
+        *self.home.lock() = Home { served_by, branch };
+    }
+
+    /// Other bindings are wanted whether anybody subscribes or not. Those that are not any more linger.
+    pub fn set_always_on(self: &Arc<Self>, bindings: &[Binding]) {
+        let (linger, now) = (self.settings().linger, self.clock.now());
+        self.with_state(|state| state.set_always_on(bindings, Instant::now(), linger, now));
+        self.publish_interest();
+        self.keep_janitor();
+        self.lingering.notify_one();
     }
 
     /// The identity of its log.
@@ -457,7 +485,7 @@ impl Account {
             }
             changed
         });
-        let Some(branch) = &self.branch else { return };
+        let Some(branch) = self.home.lock().branch.clone() else { return };
         branch.send_if_modified(|told| {
             let wanted = Arc::clone(&self.interest.borrow());
             // Not there: it was removed.

@@ -53,6 +53,29 @@ impl Wanted {
         wanted
     }
 
+    /// Other bindings are always wanted; what was and is not, and nobody has, lingers. Gives those that were not wanted
+    /// before.
+    pub(super) fn set_always_on(
+        &mut self,
+        bindings: &[Binding],
+        now: Instant,
+        linger: Duration,
+    ) -> Vec<Binding> {
+        for (_, entry) in self.entries.iter_mut().filter(|(_, entry)| entry.always) {
+            if !bindings.contains(&entry.binding) {
+                entry.always = false;
+                entry.expires = (entry.subscriptions == 0).then_some(now + linger);
+            }
+        }
+        let new = bindings.iter().filter(|binding| !self.by_binding.contains_key(binding)).cloned().collect();
+        for binding in bindings {
+            let entry = self.entry(binding);
+            entry.always = true;
+            entry.expires = None;
+        }
+        new
+    }
+
     /// What is wanted.
     pub(super) fn snapshot(&self) -> Interest {
         Interest { bindings: self.by_binding.keys().cloned().collect() }

@@ -185,6 +185,11 @@ impl Roster {
         self.descendants = descendants;
     }
 
+    /// Who serves which account that is not configured itself.
+    fn homes(&self) -> BTreeMap<AccountId, AccountId> {
+        self.descendants.iter().map(|(id, descendant)| (*id, descendant.served_by)).collect()
+    }
+
     fn nearest(&self, facts: &Facts) -> Option<AccountId> {
         facts.above.iter().rev().find(|id| self.branches.contains_key(id)).copied()
     }
@@ -299,22 +304,43 @@ impl Hub {
     /// An account is removed: its branch serves it no more, and if it is a branch itself, that ends too.
     pub(super) fn detach(&self, account: &Account) {
         let own = account.id() == account.served_by();
-        let interest = {
-            let mut roster = self.roster.lock();
-            if own {
-                roster.branches.remove(&account.id());
-                roster.work_out();
-            }
-            roster.branches.get(&account.served_by()).map(|branch| Arc::clone(&branch.interest))
-        };
-        if let Some(interest) = interest {
+        if own {
+            self.end_branches(&[account.id()]);
+            self.sweep();
+        } else {
+            self.leave_branch(account);
+        }
+    }
+
+    /// Who would serve which account if these branches were no more.
+    pub(super) fn homes_without(&self, ids: &[AccountId]) -> BTreeMap<AccountId, AccountId> {
+        let mut roster = self.roster.lock();
+        let branches: Vec<_> = ids.iter().filter_map(|id| roster.branches.remove_entry(id)).collect();
+        roster.work_out();
+        let homes = roster.homes();
+        roster.branches.extend(branches);
+        roster.work_out();
+        homes
+    }
+
+    /// These branches are no more. Gives who serves which account from now on.
+    pub(super) fn end_branches(&self, ids: &[AccountId]) -> BTreeMap<AccountId, AccountId> {
+        let mut roster = self.roster.lock();
+        roster.branches.retain(|id, _| !ids.contains(id));
+        roster.work_out();
+        roster.homes()
+    }
+
+    /// Its branch serves an account no more.
+    pub(super) fn leave_branch(&self, account: &Account) {
+        let roster = self.roster.lock();
+        let branch = roster.branches.get(&account.served_by()).map(|branch| Arc::clone(&branch.interest));
+        drop(roster);
+        if let Some(interest) = branch {
             interest.send_if_modified(|interest| {
                 interest.contains_key(&account.id())
                     && Arc::make_mut(interest).remove(&account.id()).is_some()
             });
-        }
-        if own {
-            self.sweep();
         }
     }
 

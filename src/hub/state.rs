@@ -196,6 +196,21 @@ impl State {
         }
     }
 
+    /// Other bindings are wanted whether anybody reads or not. What was not wanted before stands in the log as wanted from
+    /// here on.
+    pub(super) fn set_always_on(
+        &mut self,
+        bindings: &[Binding],
+        now: Instant,
+        linger: std::time::Duration,
+        wall: SystemTime,
+    ) {
+        let new = self.wanted.set_always_on(bindings, now, linger);
+        if !new.is_empty() {
+            self.log.record(Change::Wanted(new.into()), wall);
+        }
+    }
+
     /// A reader comes. What was not wanted before stands in the log as wanted from here on; readers need not be woken for
     /// that: what they have themselves was wanted already.
     pub(super) fn join(&mut self, key: &ViewKey, now: SystemTime) -> (ReaderId, Arc<Projection>, bool) {

@@ -25,7 +25,7 @@ use crate::{
     hub::{self, Cursor, Hub},
     ops::drain::{Drain, Reason},
     proto::{self, admin_service_server::AdminService},
-    upstream::{BindingHeld, Order, Reply, SessionReport, Steering, Steerings, Unheard},
+    upstream::{Accounts, BindingHeld, Order, Reply, SessionReport, Steering, Unheard},
 };
 
 /// Ended streams that are told of where the request does not say how many.
@@ -37,8 +37,8 @@ pub struct Admin {
     pub hub: Arc<Hub>,
     /// The streams of the consumers' listener.
     pub streams: Arc<Streams>,
-    /// The sessions to the upstream.
-    pub upstreams: Arc<Steerings>,
+    /// The configured accounts, and what keeps their sessions.
+    pub accounts: Arc<Accounts>,
     /// When the server started.
     pub started: SystemTime,
     /// The drain of the consumers' listener.
@@ -59,7 +59,7 @@ impl Admin {
     /// A configured account, and what steers its sessions.
     fn upstream(&self, id: &str) -> Result<(AccountId, Steering), Status> {
         let id = limits::account(id)?;
-        if let Some(steering) = self.upstreams.get(&id) {
+        if let Some(steering) = self.accounts.steering(&id) {
             return Ok((id, steering));
         }
         let served_by = self.hub.get(&id).map(|account| account.served_by());
@@ -95,7 +95,7 @@ impl AdminService for Admin {
         Ok(Response::new(proto::GetServerInfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             start_time: Some(message::timestamp(self.started)),
-            accounts: message::count(self.upstreams.all().len()),
+            accounts: message::count(self.accounts.steerings().len()),
             subscriptions: message::count(self.streams.count()),
             draining: !self.drain.is_serving(),
         }))
@@ -107,7 +107,7 @@ impl AdminService for Admin {
     ) -> Result<Response<proto::ListUpstreamSessionsResponse>, Status> {
         let only = request.get_ref().account_id.as_str();
         let asked = match only {
-            "" => self.upstreams.all(),
+            "" => self.accounts.steerings(),
             id => vec![self.upstream(id)?],
         };
         // All at once: one that does not answer holds up nobody else's.
@@ -323,19 +323,26 @@ mod tests {
     use tonic::Code;
 
     use super::*;
-    use crate::clock::SystemClock;
+    use crate::{clock::SystemClock, upstream::Seams};
 
     const ACCOUNT: &str = "account0000000000000000000000002";
 
-    /// Of a server with one account.
+    /// Of a server with one account, whose task does not answer.
     fn admin() -> Admin {
-        let hub = Hub::new(config::Hub::default(), Arc::new(SystemClock), || 1);
-        let id = ACCOUNT.parse().unwrap();
-        hub.add(id, id, Vec::new());
+        let hub = Arc::new(Hub::new(config::Hub::default(), Arc::new(SystemClock), || 1));
+        let account = config::Account {
+            id: ACCOUNT.parse().unwrap(),
+            crossbar_url: None,
+            blackhole_url: None,
+            credentials: config::Credentials::ApiKey { key: "secret".into() },
+            always_on: Vec::new(),
+        };
+        hub.add(account.id, account.id, Vec::new());
+        let seams = Seams::system(&config::Upstream::default()).unwrap();
         Admin {
-            hub: Arc::new(hub),
+            hub: hub.clone(),
             streams: Arc::default(),
-            upstreams: Arc::default(),
+            accounts: Arc::new(Accounts::unheard(account, hub, seams)),
             started: SystemTime::UNIX_EPOCH,
             drain: Drain::new(config::Shutdown::default()),
         }
@@ -361,8 +368,6 @@ mod tests {
     #[tokio::test]
     async fn who_does_not_answer_is_not_said_to_have_no_session() {
         let admin = admin();
-        // Its loop has ended.
-        drop(admin.upstreams.take_on(ACCOUNT.parse().unwrap()));
         let list = async |account_id: &str| {
             let request = proto::ListUpstreamSessionsRequest { account_id: account_id.to_owned() };
             let listed = admin.list_upstream_sessions(Request::new(request)).await;

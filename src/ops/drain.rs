@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::config;
+use crate::config::{self, InForce};
 
 /// Why a server drains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,22 +38,28 @@ enum Stage {
 /// The drain of one server. Cheap to clone; all clones are the same one.
 #[derive(Debug, Clone)]
 pub struct Drain {
-    settings: Arc<config::Shutdown>,
+    settings: InForce<config::Shutdown>,
     stage: Arc<watch::Sender<Stage>>,
 }
 
 impl Drain {
     /// A server that serves.
     pub fn new(settings: config::Shutdown) -> Self {
-        Self { settings: Arc::new(settings), stage: Arc::new(watch::Sender::new(Stage::Serving)) }
+        Self { settings: settings.into(), stage: Arc::new(watch::Sender::new(Stage::Serving)) }
+    }
+
+    /// Other settings hold from now on, for a drain that has not begun.
+    pub fn reconfigure(&self, settings: config::Shutdown) {
+        self.settings.set(settings);
     }
 
     /// Begins it. `timeout`: how long streams may take to end, instead of `shutdown.drain_timeout`.
     ///
     /// Where it has begun already nothing is put off by that: of each time the earlier one counts, and the first reason.
     pub fn begin(&self, reason: Reason, timeout: Option<Duration>) {
-        let ends_streams = Instant::now() + self.settings.endpoint_wait;
-        let cuts = ends_streams + timeout.unwrap_or(self.settings.drain_timeout);
+        let settings = self.settings.get();
+        let ends_streams = Instant::now() + settings.endpoint_wait;
+        let cuts = ends_streams + timeout.unwrap_or(settings.drain_timeout);
         self.stage.send_modify(|stage| match stage {
             Stage::Serving => *stage = Stage::Draining { reason, ends_streams, cuts },
             Stage::Draining { ends_streams: earlier, cuts: at, .. } => {

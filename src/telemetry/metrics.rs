@@ -9,44 +9,54 @@
 //!
 //! No label has a value that somebody outside of hawking chooses: no call ids, bindings, names of clients, peers. The label
 //! `account` names configured accounts alone: a descendant counts for the account whose session serves it, and of more than
-//! [`ACCOUNTS_SHOWN`] configured accounts those beyond have the label `other` together.
+//! [`ACCOUNTS_SHOWN`] configured accounts those that came last have the label `other` together.
 //!
 //! # Layout
 //!
 //! - `family`: what a metric is (name, unit, labels, help), and how its samples are written. `catalogue`: all of them.
 //! - `count`: numbers that are added to. `words`: labels that have one of a few values.
-//! - `account`: what is counted for each configured account. `serving`: what is counted on the consumers' side.
+//! - `account`: what is counted for each configured account. `accounts`: which of them have a label; `samples`: what is shown
+//!   of them. `serving`: what is counted on the consumers' side.
 //! - `reading`: what is read at a scrape. `process`: what the kernel knows.
 
 mod account;
+mod accounts;
 mod catalogue;
 mod count;
 mod family;
 mod process;
 mod reading;
+mod samples;
 mod serving;
 mod words;
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::SystemTime};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::SystemTime,
+};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::binding::AccountId;
 
-use self::{account::Samples, family::Sheet};
 pub use self::{
     account::{AccountCounts, SessionGuard},
     count::{Count, Moment},
     family::Form,
-    reading::{AccountReading, Reading},
+    reading::{AccountReading, Delivered, Reading},
     serving::{ConnectionCounts, ConnectionGuard, ServingCounts},
     words::{
-        AttemptOutcome, CommandPurpose, CommandResult, ConnectionEnd, Dropped, RotationEnd, RotationTrigger,
-        SessionEnd, State, StreamStart, Word,
+        AttemptOutcome, CommandPurpose, CommandResult, ConnectionEnd, Dropped, ReloadOutcome, RotationEnd,
+        RotationTrigger, SessionEnd, State, StreamStart, Word,
     },
 };
+use self::{accounts::Accounts, count::ByWord, family::Sheet};
 
-/// Configured accounts that have a label of their own, in order of their ids.
+/// Configured accounts that have a label of their own: those that were there first.
 pub const ACCOUNTS_SHOWN: usize = 500;
 
 /// Reads what is, when somebody scrapes.
@@ -55,8 +65,12 @@ type Source = Box<dyn Fn(&mut Reading) + Send + Sync>;
 /// All metrics of one gateway.
 pub struct Metrics {
     started: SystemTime,
-    accounts: RwLock<BTreeMap<AccountId, Arc<AccountCounts>>>,
+    accounts: Mutex<Accounts>,
     serving: Arc<ServingCounts>,
+    reloads: ByWord,
+    /// The last attempt to reload went well; so it is before the first.
+    reload_is_good: AtomicBool,
+    reloaded: Moment,
     lines_suppressed: Arc<Count>,
     sources: RwLock<Vec<Source>>,
 }
@@ -76,26 +90,41 @@ impl fmt::Debug for Metrics {
 impl Metrics {
     /// Nothing has happened yet.
     pub fn new() -> Self {
-        Self {
+        let lines_suppressed = Arc::<Count>::default();
+        let metrics = Self {
             started: SystemTime::now(),
-            accounts: RwLock::default(),
+            accounts: Mutex::new(Accounts::new(ACCOUNTS_SHOWN, Arc::clone(&lines_suppressed))),
             serving: Arc::default(),
-            lines_suppressed: Arc::default(),
+            reloads: ByWord::of::<ReloadOutcome>(),
+            reload_is_good: true.into(),
+            reloaded: Moment::default(),
+            lines_suppressed,
             sources: RwLock::default(),
-        }
+        };
+        // It runs with a configuration that was good.
+        metrics.reloaded.set(metrics.started);
+        metrics
     }
 
     /// What is counted for a configured account. The same for each who asks, for as long as somebody holds it or the account
     /// is read of ([`Reading`]): nothing is said of one that was removed.
     pub fn account(&self, id: AccountId) -> Arc<AccountCounts> {
-        let mut accounts = self.accounts.write();
-        let new = || Arc::new(AccountCounts::new(self.lines_suppressed()));
-        Arc::clone(accounts.entry(id).or_insert_with(new))
+        self.accounts.lock().get(id)
     }
 
     /// What is counted on the consumers' side.
     pub fn serving(&self) -> &Arc<ServingCounts> {
         &self.serving
+    }
+
+    /// The configuration was loaded anew, or could not be.
+    pub fn reloaded(&self, outcome: ReloadOutcome, now: SystemTime) {
+        self.reloads.hit(outcome);
+        let good = outcome != ReloadOutcome::Rejected;
+        self.reload_is_good.store(good, Ordering::Relaxed);
+        if good {
+            self.reloaded.set(now);
+        }
     }
 
     /// Counts lines of log that are held back because the same was said a moment before.
@@ -116,12 +145,9 @@ impl Metrics {
         }
         let mut sheet = Sheet::new(form);
         self.write_process(&mut sheet, &reading);
-        let accounts = std::mem::take(&mut reading.accounts);
-        let is_there = |id: &AccountId, counts: &mut Arc<AccountCounts>| {
-            accounts.contains_key(id) || Arc::strong_count(counts) > 1
-        };
-        self.accounts.write().retain(is_there);
-        Samples::new(&self.accounts.read(), accounts, ACCOUNTS_SHOWN).write(&mut sheet);
+        let (accounts, delivered) =
+            (std::mem::take(&mut reading.accounts), std::mem::take(&mut reading.delivered));
+        self.accounts.lock().read(accounts, delivered).write(&mut sheet);
         self.serving.write(&mut sheet, &reading);
         sheet.finish()
     }
@@ -130,6 +156,9 @@ impl Metrics {
     fn write_process(&self, sheet: &mut Sheet, reading: &Reading) {
         sheet.one(&catalogue::BUILD, [env!("CARGO_PKG_VERSION")], true);
         sheet.one(&catalogue::DRAINING, [], reading.draining);
+        sheet.words(&catalogue::RELOADS, &self.reloads);
+        sheet.one(&catalogue::RELOAD_SUCCESSFUL, [], self.reload_is_good.load(Ordering::Relaxed));
+        sheet.maybe(&catalogue::RELOADED, self.reloaded.get());
         sheet.one(&catalogue::LINES_SUPPRESSED, [], self.lines_suppressed.get());
         process::write(sheet, self.started);
     }

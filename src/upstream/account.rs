@@ -36,7 +36,7 @@ use super::{
     report::Asked,
     rotation::{Action, Rotation, Stage},
     session::Wanted,
-    steering::{self, Order, Reply, Request, Steered},
+    steering::{self, Order, Reply, Request, Setup, Steer, Steered},
 };
 
 use self::running::{Running, changed, or_never, parts};
@@ -52,19 +52,20 @@ pub async fn run(
     seams: Seams,
     stop: CancellationToken,
 ) {
-    let (_steering, steered) = steering::steering();
-    run_steered(settings, account, hub, seams, steered, stop).await;
+    let (_steering, mut steered) = steering::steering();
+    run_steered(Setup { settings, account }, hub, seams, &mut steered, stop).await;
 }
 
-/// The same, for an operator who wants to have a say.
+/// The same, for somebody who wants to have a say while it runs. It begins with the setup that `steered` was given last, if
+/// it was.
 pub async fn run_steered(
-    settings: Arc<config::Upstream>,
-    account: config::Account,
+    setup: Setup,
     hub: Arc<Hub>,
     seams: Seams,
-    steered: Steered,
+    steered: &mut Steered,
     stop: CancellationToken,
 ) {
+    let Setup { settings, account } = steered.setup().unwrap_or(setup);
     let log = hub.add(account.id, account.id, account.always_on.clone());
     let span = info_span!("upstream", account = %account.id);
     let descendants = match settings.descendants {
@@ -84,9 +85,9 @@ enum Happening {
     Stop,
     CurrentEnded(Ended),
     SuccessorEnded(Ended),
-    Attempted(Box<Attempt>),
+    Attempted(Arc<Link>, Box<Attempt>),
     Wanted,
-    Requested(Request),
+    Steered(Steer),
     /// A session got further, or it is time for something.
     Look,
 }
@@ -109,8 +110,8 @@ pub(super) struct Keeper {
     current: Option<Running>,
     /// The one that is to take its place.
     successor: Option<Running>,
-    /// A session that is being opened.
-    opening: Option<BoxFuture<'static, Attempt>>,
+    /// A session that is being opened, and how.
+    opening: Option<BoxFuture<'static, (Arc<Link>, Attempt)>>,
     /// When to open the next one, if there is none.
     retry_at: Instant,
     rotation: Rotation,
@@ -159,7 +160,7 @@ impl Keeper {
     pub(super) async fn run(
         mut self,
         mut interest: watch::Receiver<Arc<Interest>>,
-        mut steered: Steered,
+        steered: &mut Steered,
         stop: &CancellationToken,
     ) {
         let mut of_descendants = self.descendants.as_ref().map(|descendants| descendants.interest());
@@ -167,18 +168,21 @@ impl Keeper {
         self.want(interest.borrow_and_update().clone());
         loop {
             self.look();
-            match self.next(&mut interest, &mut of_descendants, &mut steered, stop).await {
+            match self.next(&mut interest, &mut of_descendants, steered, stop).await {
                 Happening::Stop => break,
                 Happening::CurrentEnded(ended) => self.current_ended(&ended),
                 Happening::SuccessorEnded(ended) => self.successor_ended(&ended),
-                Happening::Attempted(attempt) => self.attempted(*attempt, stop),
+                Happening::Attempted(link, attempt) => self.attempted(link, *attempt, stop),
                 Happening::Wanted => self.want(interest.borrow_and_update().clone()),
-                Happening::Requested(Request::Order(order, reply)) => {
+                Happening::Steered(Steer::Setup(setup)) => self.reconfigure(*setup),
+                Happening::Steered(Steer::Request(Request::Order(order, reply))) => {
                     let becomes = self.order(order);
                     // Who asked may have lost patience, or not care.
                     _ = reply.map(|reply| reply.send(becomes));
                 }
-                Happening::Requested(Request::Sessions(reply)) => _ = reply.send(self.ask_sessions()),
+                Happening::Steered(Steer::Request(Request::Sessions(reply))) => {
+                    _ = reply.send(self.ask_sessions())
+                }
                 Happening::Look => {}
             }
         }
@@ -244,11 +248,11 @@ impl Keeper {
             () = stop.cancelled() => Happening::Stop,
             ended = or_never(current) => Happening::CurrentEnded(ended),
             ended = or_never(successor) => Happening::SuccessorEnded(ended),
-            attempt = or_never(opening.as_mut()) => Happening::Attempted(Box::new(attempt)),
+            (link, attempt) = or_never(opening.as_mut()) => Happening::Attempted(link, Box::new(attempt)),
             // The hub keeps the senders for as long as it has the account; after that nothing changes any more.
             Ok(()) = interest.changed() => Happening::Wanted,
             () = descendants::changed(of_descendants) => Happening::Wanted,
-            Some(request) = steered.0.recv() => Happening::Requested(request),
+            steer = steered.next() => Happening::Steered(steer),
             () = changed(current_progress) => Happening::Look,
             () = changed(successor_progress) => Happening::Look,
             () = sleep_until(wake) => Happening::Look,
@@ -283,6 +287,7 @@ impl Keeper {
             self.turn_month(step, now);
         }
         while let Some(current) = &self.current {
+            self.rotation.set_moved(self.link.leads_elsewhere(&current.link), now);
             let second = self.successor.as_ref().map(Running::progress);
             let action = self.rotation.step(now, current.opened, &current.progress(), second.as_ref());
             let Some(action) = action else { break };
@@ -335,8 +340,35 @@ impl Keeper {
     }
 
     fn open(&mut self, connect: bool) {
-        let open = self.link.clone().open(self.token.clone(), !self.realm_is_known, connect);
-        self.opening = Some(open.boxed());
+        let link = self.link.clone();
+        let open = link.clone().open(self.token.clone(), !self.realm_is_known, connect);
+        self.opening = Some(async move { (link, open.await) }.boxed());
+    }
+
+    /// Other settings hold from now on: for the next login, the next session, the next rotation. The session that there is
+    /// goes on by those that it began with; if it is with another upstream now than it should be, it is replaced.
+    fn reconfigure(&mut self, setup: Setup) {
+        let link = Arc::new(Link::new(setup.settings, setup.account, self.link.seams.clone()));
+        let old = std::mem::replace(&mut self.link, link);
+        let settings = &self.link.settings;
+        self.backoff = Backoff::new(settings);
+        self.rotation.reconfigure(settings.clone());
+        self.logged = None;
+        let is_other = !self.link.shares_tokens(&old);
+        if is_other {
+            self.token = None;
+        }
+        if self.link.leads_elsewhere(&old) {
+            self.realm_is_known = false;
+        }
+        if self.current.is_none() {
+            // An attempt that is under way may be the one that could not succeed.
+            self.opening = None;
+            self.retry_at = Instant::now();
+        }
+        if is_other {
+            self.tell_descendants();
+        }
     }
 
     /// What is wanted changed.
@@ -351,11 +383,12 @@ impl Keeper {
     }
 
     /// An attempt to open a session, or to get a token for one, has come to an end.
-    fn attempted(&mut self, attempt: Attempt, stop: &CancellationToken) {
+    fn attempted(&mut self, link: Arc<Link>, attempt: Attempt, stop: &CancellationToken) {
         self.opening = None;
         self.token_is_fresh = attempt.token_is_fresh;
-        self.token = attempt.token;
-        if let Some(facts) = attempt.facts {
+        // Reconfigured meanwhile: the next one logs in with the new credentials.
+        self.token = attempt.token.clone().filter(|_| self.link.shares_tokens(&link));
+        if let Some(facts) = attempt.facts.filter(|_| !self.link.leads_elsewhere(&link)) {
             self.intake.set_realm(self.link.account.id, &facts.realm);
             if let Some(descendants) = &self.descendants {
                 descendants.set_own_name(&facts.name);
@@ -369,10 +402,15 @@ impl Keeper {
             Ok(None) => {}
             Err(failure) => self.intake.counts().attempted(failure.outcome()),
         }
-        match (attempt.socket, self.current.is_some()) {
+        let socket = match (attempt.socket, attempt.token) {
+            (Ok(Some(socket)), Some(token)) => Ok(Some((socket, token))),
+            (Ok(_), _) => Ok(None),
+            (Err(failure), _) => Err(failure),
+        };
+        match (socket, self.current.is_some()) {
             (Ok(Some(socket)), false) => {
                 let first = self.sessions == 0;
-                let session = self.start(socket, true, stop);
+                let session = self.start(link, socket, true, stop);
                 self.resubscribe.clear();
                 if !first {
                     self.resubscribe.push(now + self.link.settings.resubscribe_delay);
@@ -381,7 +419,7 @@ impl Keeper {
                 self.begins();
             }
             (Ok(Some(socket)), true) => {
-                self.successor = Some(self.start(socket, false, stop));
+                self.successor = Some(self.start(link, socket, false, stop));
                 self.rotation.opened(now);
             }
             (Ok(None), true) => {
@@ -406,7 +444,13 @@ impl Keeper {
     /// A session has become the account's only one.
     fn begins(&mut self) {
         self.rotation.begins(&*self.link.seams.random);
-        let (Some(descendants), Some(token)) = (self.descendants.clone(), self.token.clone()) else { return };
+        self.tell_descendants();
+    }
+
+    /// Keeps the hub told of descendants while there is a session, from now on as it is configured now.
+    fn tell_descendants(&mut self) {
+        let token = self.current.as_ref().map(|current| current.token.clone());
+        let (Some(descendants), Some(token)) = (self.descendants.clone(), token) else { return };
         let (link, intake) = (self.link.clone(), self.intake.clone());
         let tell = async move {
             let asking = Asking {

@@ -79,6 +79,7 @@ impl From<Trigger> for RotationTrigger {
             Trigger::Refreshes => RotationTrigger::Refreshes,
             Trigger::MonthLeftovers => RotationTrigger::MonthLeftovers,
             Trigger::Age => RotationTrigger::Age,
+            Trigger::Moved => RotationTrigger::Moved,
         }
     }
 }

@@ -6,7 +6,7 @@ use tokio_tungstenite::WebSocketStream;
 use tracing::debug;
 use url::Url;
 
-use crate::config;
+use crate::config::{self, AccountName, Credentials};
 
 use super::{
     Seams,
@@ -44,6 +44,22 @@ impl Failure {
     }
 }
 
+/// Which account of which upstream a session is with. A session with another one is to be replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    crossbar: Url,
+    blackhole: Url,
+    /// How the account is named to Crossbar; an API key names it by itself.
+    name: Option<AccountName>,
+}
+
+impl Place {
+    fn is_other_than(&self, other: &Self) -> bool {
+        let renamed = self.name.is_some() && other.name.is_some() && self.name != other.name;
+        renamed || self.crossbar != other.crossbar || self.blackhole != other.blackhole
+    }
+}
+
 /// The way to one account's upstream.
 pub(super) struct Link {
     pub settings: Arc<config::Upstream>,
@@ -51,7 +67,7 @@ pub(super) struct Link {
     pub seams: Seams,
     pub crossbar: Crossbar,
     connector: Connector,
-    blackhole: Url,
+    place: Place,
 }
 
 /// What came of an attempt.
@@ -71,14 +87,36 @@ impl Link {
         let crossbar_url = account.crossbar_url.clone().unwrap_or_else(|| settings.crossbar_url.clone());
         let timeout = settings.crossbar_timeout;
         Self {
-            crossbar: Crossbar::new(seams.transport.clone(), seams.clock.clone(), crossbar_url, timeout)
-                .behind(seams.gate.clone()),
+            crossbar: Crossbar::new(
+                seams.transport.clone(),
+                seams.clock.clone(),
+                crossbar_url.clone(),
+                timeout,
+            )
+            .behind(seams.gate.clone()),
             connector: Connector::new(seams.dial.clone(), settings.tls.clone(), settings.connect_timeout),
-            blackhole: account.blackhole_url.clone().unwrap_or_else(|| settings.blackhole_url.clone()),
+            place: Place {
+                crossbar: crossbar_url,
+                blackhole: account.blackhole_url.clone().unwrap_or_else(|| settings.blackhole_url.clone()),
+                name: match &account.credentials {
+                    Credentials::User { realm, .. } | Credentials::Hash { realm, .. } => Some(realm.clone()),
+                    Credentials::ApiKey { .. } => None,
+                },
+            },
             settings,
             account,
             seams,
         }
+    }
+
+    /// Whether it leads to another upstream, or to another account there.
+    pub fn leads_elsewhere(&self, than: &Self) -> bool {
+        self.place.is_other_than(&than.place)
+    }
+
+    /// Whether a token that was got by the other is good here.
+    pub fn shares_tokens(&self, with: &Self) -> bool {
+        !self.leads_elsewhere(with) && self.account.credentials == with.account.credentials
     }
 
     /// Logs in, unless the token is still good for long, and connects, where that is asked for.
@@ -99,8 +137,9 @@ impl Link {
             if !connect {
                 return Ok(None);
             }
-            let _pass = self.seams.gate.connect(&self.blackhole).await;
-            Ok(Some(self.connector.connect(&self.blackhole).await?))
+            let blackhole = &self.place.blackhole;
+            let _pass = self.seams.gate.connect(blackhole).await;
+            Ok(Some(self.connector.connect(blackhole).await?))
         };
         let (socket, facts) = tokio::join!(socket, self.facts(&token, facts));
         Attempt { token: Some(token), token_is_fresh, facts, socket }

@@ -40,6 +40,8 @@ pub(crate) enum Trigger {
     MonthLeftovers,
     /// It is old.
     Age,
+    /// It is with another upstream than the configuration names now.
+    Moved,
 }
 
 /// How far a replacement is.
@@ -101,6 +103,7 @@ pub(crate) struct Rotation {
     /// No replacement begins before, unless it is asked for.
     not_before: Instant,
     requested: bool,
+    moved: bool,
     /// Why one is under way.
     trigger: Option<Trigger>,
     /// Since when the session holds too much.
@@ -120,6 +123,7 @@ impl Rotation {
             stage: Stage::Idle,
             not_before: now,
             requested: false,
+            moved: false,
             trigger: None,
             excess_since: None,
             leftovers_at: None,
@@ -148,6 +152,19 @@ impl Rotation {
     /// Somebody asks for it. While one is under way that one is it.
     pub fn request(&mut self) {
         self.requested = self.stage == Stage::Idle;
+    }
+
+    /// Other settings hold from now on.
+    pub fn reconfigure(&mut self, settings: Arc<config::Upstream>) {
+        self.settings = settings;
+    }
+
+    /// Whether the session is with another upstream than it should be. The first attempt to replace it is made at once.
+    pub fn set_moved(&mut self, moved: bool, now: Instant) {
+        if moved && !self.moved {
+            self.not_before = now;
+        }
+        self.moved = moved;
     }
 
     /// Somebody asks for the session to be closed and opened again.
@@ -228,6 +245,7 @@ impl Rotation {
         let settings = &*self.settings;
         let age = |age: Duration| (opened + age.mul_f64(self.life), Trigger::Age);
         let mut triggers = vec![age(settings.rotation_age)];
+        triggers.extend(self.moved.then_some((opened, Trigger::Moved)));
         if self.breaks(first) {
             // It costs a gap: so only for what a refresh cannot heal. Calls need no healing (G21).
             triggers.extend(first.beyond_calls.then(|| age(settings.rotation_age_k5)));

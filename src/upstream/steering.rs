@@ -1,15 +1,14 @@
-//! What an operator can ask of one account's upstream.
+//! What an operator can ask of one account's upstream, and how it learns of new settings.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use parking_lot::RwLock;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::timeout,
 };
 
-use crate::binding::AccountId;
+use crate::config;
 
 use super::report::{Asked, SessionReport};
 
@@ -43,9 +42,21 @@ pub enum Reply {
 #[error("the account's upstream does not answer at the moment")]
 pub struct Unheard;
 
+/// What a loop works with. It can change while the loop runs.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// What concerns all upstreams.
+    pub settings: Arc<config::Upstream>,
+    /// The account. Its id does not change.
+    pub account: config::Account,
+}
+
 /// Steers the loop of one account.
 #[derive(Debug, Clone)]
-pub struct Steering(mpsc::Sender<Request>);
+pub struct Steering {
+    requests: mpsc::Sender<Request>,
+    setup: watch::Sender<Option<Setup>>,
+}
 
 /// What is asked of a loop.
 #[derive(Debug)]
@@ -54,14 +65,54 @@ pub(super) enum Request {
     Sessions(oneshot::Sender<Vec<Asked>>),
 }
 
+/// What a loop is told.
+#[derive(Debug)]
+pub(super) enum Steer {
+    /// Do this.
+    Request(Request),
+    /// Work with this from now on.
+    Setup(Box<Setup>),
+}
+
 /// The other end of a [`Steering`].
 #[derive(Debug)]
-pub struct Steered(pub(super) mpsc::Receiver<Request>);
+pub struct Steered {
+    requests: mpsc::Receiver<Request>,
+    setup: watch::Receiver<Option<Setup>>,
+}
+
+impl Steered {
+    /// What comes next; never, where nobody steers any more. Dropping the future loses nothing.
+    pub(super) async fn next(&mut self) -> Steer {
+        tokio::select! {
+            biased;
+            Ok(()) = self.setup.changed() => {}
+            Some(request) = self.requests.recv() => return Steer::Request(request),
+            else => return pending().await,
+        }
+        match self.setup() {
+            Some(setup) => Steer::Setup(Box::new(setup)),
+            // Nobody takes it back.
+            None => pending().await,
+        }
+    }
+
+    /// What the loop works with, where that has changed since it began.
+    pub(super) fn setup(&mut self) -> Option<Setup> {
+        self.setup.borrow_and_update().clone()
+    }
+}
 
 impl Steering {
     /// Asks for something. Says whether it is going to be heard: not if the loop has ended, or is busy with requests.
     pub fn order(&self, order: Order) -> bool {
-        self.0.try_send(Request::Order(order, None)).is_ok()
+        self.requests.try_send(Request::Order(order, None)).is_ok()
+    }
+
+    /// Has it work with something else from now on. The session stays, unless it is with another upstream than the new
+    /// settings name: then it is replaced.
+    pub fn reconfigure(&self, setup: Setup) {
+        self.setup.send_replace(Some(setup));
     }
 
     /// Asks for something, and waits for what becomes of it.
@@ -91,7 +142,7 @@ impl Steering {
 
     async fn request<T>(&self, request: Request, answer: oneshot::Receiver<T>) -> Result<T, Unheard> {
         let request = async {
-            self.0.send(request).await.map_err(|_| Unheard)?;
+            self.requests.send(request).await.map_err(|_| Unheard)?;
             answer.await.map_err(|_| Unheard)
         };
         timeout(PATIENCE, request).await.unwrap_or(Err(Unheard))
@@ -100,29 +151,7 @@ impl Steering {
 
 /// A pair of ends.
 pub fn steering() -> (Steering, Steered) {
-    let (sender, receiver) = mpsc::channel(WAITING);
-    (Steering(sender), Steered(receiver))
-}
-
-/// The steering of all configured accounts.
-#[derive(Debug, Default)]
-pub struct Steerings(RwLock<BTreeMap<AccountId, Steering>>);
-
-impl Steerings {
-    /// A pair of ends for an account, of which one is kept here. The one before, if there was one, is forgotten.
-    pub fn take_on(&self, account: AccountId) -> Steered {
-        let (steering, steered) = steering();
-        self.0.write().insert(account, steering);
-        steered
-    }
-
-    /// Of one account, if it is configured.
-    pub fn get(&self, account: &AccountId) -> Option<Steering> {
-        self.0.read().get(account).cloned()
-    }
-
-    /// All of them, in order of the accounts.
-    pub fn all(&self) -> Vec<(AccountId, Steering)> {
-        self.0.read().iter().map(|(account, steering)| (*account, steering.clone())).collect()
-    }
+    let (requests, requested) = mpsc::channel(WAITING);
+    let (setup, setups) = watch::channel(None);
+    (Steering { requests, setup }, Steered { requests: requested, setup: setups })
 }

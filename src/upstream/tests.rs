@@ -126,7 +126,7 @@ impl Bench {
         let log = Arc::new(FakeLog::default());
         let (interest, wanted) = watch::channel(interest(bindings));
         let stop = CancellationToken::new();
-        let (_, steered) = steering();
+        let (_, mut steered) = steering();
         let seams = Seams {
             dial: Arc::new(PipeDial { ends, refusing: refusing.clone() }),
             transport: transport.clone(),
@@ -145,7 +145,7 @@ impl Bench {
         let task = tokio::spawn({
             let (log, stop) = (log.clone(), stop.clone());
             let settings = Arc::new(settings);
-            async move { Keeper::new(settings, account, log, seams).run(wanted, steered, &stop).await }
+            async move { Keeper::new(settings, account, log, seams).run(wanted, &mut steered, &stop).await }
         });
         Self { start, clock, dialled, refusing, transport, log, interest, stop, task }
     }

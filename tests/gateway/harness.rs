@@ -101,7 +101,7 @@ impl Direct {
         let drain = Drain::new(shutdown);
         let streams = Arc::<grpc::streams::Streams>::default();
         let server = grpc::Server {
-            settings,
+            settings: settings.into(),
             hub: hub.clone(),
             opt_in: OptIn::default(),
             clock,
@@ -229,6 +229,12 @@ impl Consumer {
             Some(Kind::Subscribed(subscribed)) => Ok(Self { subscribed, stream }),
             other => panic!("the first message is Subscribed, not {other:?}"),
         }
+    }
+
+    /// The next message, or how the stream ends. Waits for ever.
+    pub async fn message(&mut self) -> Result<Option<Kind>, Status> {
+        let message = self.stream.message().await?;
+        Ok(message.map(|message| message.kind.expect("every message has a kind")))
     }
 
     /// The next message; a status or the end fail the test.

@@ -105,6 +105,7 @@ pub fn config(sim: &Simulator) -> Config {
             http_listen: Some(([127, 0, 0, 1], 0).into()),
         },
         telemetry: config::Telemetry::default(),
+        reload: config::Reload::default(),
         shutdown: draining_within(Duration::from_secs(10)),
     }
 }

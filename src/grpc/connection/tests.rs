@@ -123,7 +123,7 @@ impl Rig {
             account.record(Control::Confirmed { binding });
         }
         let services = Services::for_consumers(Server {
-            settings,
+            settings: settings.into(),
             hub: hub.clone(),
             opt_in: OptIn::default(),
             clock,

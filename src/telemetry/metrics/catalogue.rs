@@ -19,6 +19,11 @@ families! {
     // The process.
     BUILD = Info "hawking_build" ["version"] "What is running.";
     DRAINING = Gauge "hawking_draining" [] "1 from when a drain begins on.";
+    RELOADS = Counter "hawking_config_reloads" ["outcome"] "Attempts to load the configuration anew.";
+    RELOAD_SUCCESSFUL = Gauge "hawking_config_last_reload_successful" []
+        "Whether the last attempt to load the configuration anew went well; 1 before the first.";
+    RELOADED = Gauge "hawking_config_last_reload_success_timestamp_seconds" []
+        "When the configuration was last found good: at the start or by a reload.";
     LINES_SUPPRESSED = Counter "hawking_suppressed_log_lines" []
         "Log lines left out because the same had just been said; the next one tells how many.";
     CPU = Counter "process_cpu_seconds" [] "Processor time spent, of user and system.";

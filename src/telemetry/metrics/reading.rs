@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::AddAssign,
     time::{Duration, SystemTime},
 };
 
@@ -26,10 +27,28 @@ pub struct Reading {
     pub encodes: Vec<(&'static str, u64)>,
     /// Open streams that are behind by at least so many events as [`BEHIND`] has at the same place.
     pub(super) behind: [u64; BEHIND.len()],
+    /// What streams were given since the last time that somebody read, by the account whose session served them.
+    pub delivered: BTreeMap<AccountId, Delivered>,
+}
+
+/// What streams were given.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Delivered {
+    /// Events that were handed to connections.
+    pub events: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// What an open stream's lag is compared with, as number and as label.
 pub(super) const BEHIND: [(u64, &str); 4] = [(1, "1"), (100, "100"), (1000, "1000"), (10_000, "10000")];
+
+impl AddAssign for Delivered {
+    fn add_assign(&mut self, more: Self) {
+        self.events += more.events;
+        self.bytes += more.bytes;
+    }
+}
 
 impl Reading {
     /// An open stream of a configured account, or of one below it, is so many events behind.
@@ -64,10 +83,6 @@ pub struct AccountReading {
     /// Open streams.
     pub streams: u64,
     pub(super) lag: u64,
-    /// Events that were handed to connections.
-    pub deliveries: u64,
-    /// Their bytes.
-    pub delivered_bytes: u64,
 }
 
 impl AccountReading {
@@ -122,8 +137,6 @@ impl AccountReading {
         self.views += other.views;
         self.streams += other.streams;
         self.lag = self.lag.max(other.lag);
-        self.deliveries += other.deliveries;
-        self.delivered_bytes += other.delivered_bytes;
     }
 }
 

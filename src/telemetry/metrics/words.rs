@@ -36,6 +36,16 @@ macro_rules! words {
 }
 
 words! {
+    /// What came of an attempt to load the configuration anew.
+    pub enum ReloadOutcome {
+        /// It is in force.
+        Applied = "applied",
+        /// It says what was in force already.
+        Unchanged = "unchanged",
+        /// Something is wrong with it: the one before stays in force.
+        Rejected = "rejected",
+    }
+
     /// How an upstream stands.
     pub enum State {
         /// A session is being opened, or its bindings are not confirmed yet.
@@ -239,6 +249,7 @@ mod tests {
                 words.iter().all(|word| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'))
             );
         }
+        check::<ReloadOutcome>();
         check::<State>();
         check::<AttemptOutcome>();
         check::<SessionEnd>();

@@ -1,6 +1,6 @@
 //! A session that is under way inside the loop of its account: how it is begun, and how it is waited for.
 
-use std::future::pending;
+use std::{future::pending, sync::Arc};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{
@@ -16,8 +16,10 @@ use crate::{
     upstream::{
         close::Ended,
         connector::BoxedIo,
+        crossbar::Token,
         dedupe::SessionId,
         intake::Opened,
+        link::Link,
         report::Question,
         session::{self, Orders, Progress},
     },
@@ -32,6 +34,9 @@ const QUESTIONS: usize = 4;
 pub(super) struct Running {
     pub(super) id: SessionId,
     pub(super) opened: Instant,
+    /// How it was reached: as it was configured then.
+    pub(super) link: Arc<Link>,
+    pub(super) token: Arc<Token>,
     pub(super) orders: watch::Sender<Orders>,
     pub(super) questions: mpsc::Sender<Question>,
     pub(super) progress: watch::Receiver<Progress>,
@@ -50,7 +55,8 @@ impl Keeper {
     /// Starts a session over an open socket.
     pub(super) fn start(
         &mut self,
-        socket: WebSocketStream<BoxedIo>,
+        link: Arc<Link>,
+        (socket, token): (WebSocketStream<BoxedIo>, Arc<Token>),
         speaks: bool,
         stop: &CancellationToken,
     ) -> Running {
@@ -65,18 +71,18 @@ impl Keeper {
         let (told, progress) = watch::channel(Progress::default());
         let (receiver, leave) = (orders.subscribe(), stop.child_token());
         let (questions, asked) = mpsc::channel(QUESTIONS);
-        let (link, intake, token) = (self.link.clone(), self.intake.clone(), self.token.clone());
+        let intake = self.intake.clone();
         let (flavour, until) = (self.flavour, leave.clone());
+        let (way, pass) = (link.clone(), token.clone());
         let ends = async move {
-            let Some(token) = token else { unreachable!("a socket is opened after a login only") };
             info!("connected to blackhole");
             let context = session::Context {
                 opened: Opened { id, at },
-                tag: format!("{:08x}", link.seams.random.next_u64() as u32),
-                settings: &link.settings,
-                clock: &*link.seams.clock,
+                tag: format!("{:08x}", way.seams.random.next_u64() as u32),
+                settings: &way.settings,
+                clock: &*way.seams.clock,
                 intake: &intake,
-                token: &token,
+                token: &pass,
                 flavour,
                 progress: told,
             };
@@ -84,7 +90,7 @@ impl Keeper {
         };
         let ends = ends.instrument(info_span!("session", session = id.0)).boxed();
         let counted = self.intake.counts().session_opened();
-        Running { id, opened: at, orders, questions, progress, leave, ends, counted }
+        Running { id, opened: at, link, token, orders, questions, progress, leave, ends, counted }
     }
 }
 

@@ -130,12 +130,12 @@ impl Setup {
         };
         let log = hub.add(id, id, Vec::new());
         let stop = CancellationToken::new();
-        let (steering, steered) = steering();
+        let (steering, mut steered) = steering();
         let keeper = Keeper::new(Arc::new(settings), account, log.clone(), seams);
         let intake = keeper.intake();
         let task = tokio::spawn({
             let (stop, interest) = (stop.clone(), log.interest());
-            async move { keeper.run(interest, steered, &stop).await }
+            async move { keeper.run(interest, &mut steered, &stop).await }
         });
         while log.upstream().0.state != UpstreamState::Live {
             tokio::time::sleep(Duration::from_millis(10)).await;
