@@ -1,5 +1,7 @@
 //! From an event's routing key to its place in key space.
 
+use std::borrow::Cow;
+
 use super::{AccountId, Kind, encoding};
 
 /// Whose an event is, as its routing key says.
@@ -22,10 +24,6 @@ pub struct EventKey {
     pub owner: Owner,
     /// The key that patterns are matched against.
     pub key: String,
-    /// The event's name as the routing key has it: `CHANNEL_CREATE`, `add-member`, `doc_created`, `dialog`, `status`.
-    pub name: String,
-    /// The id in the last word where it is a call's, decoded.
-    pub call_id: Option<String>,
 }
 
 impl EventKey {
@@ -34,16 +32,14 @@ impl EventKey {
     /// Kazoo encodes ids, so an id is one word. Should one come with dots in it, it is taken as a whole and encoded here
     /// rather than lost.
     pub fn from_routing_key(routing_key: &str) -> Option<Self> {
-        let (first, rest) = routing_key.split_once('.')?;
+        let [first, rest] = split(routing_key)?;
         match first {
             "call" => {
                 let [account, event, call_id] = split(rest)?;
                 Some(Self {
                     kind: Kind::Call,
                     owner: Owner::Account(account.parse().ok()?),
-                    key: format!("call.{event}.{}", encoding::normalize(call_id)),
-                    name: event.to_owned(),
-                    call_id: id(call_id),
+                    key: key(&["call", event, &encoding::normalize(call_id)]),
                 })
             }
             "conference" => Self::of_conference(rest),
@@ -53,9 +49,7 @@ impl EventKey {
                 Some(Self {
                     kind: Kind::FaxStatus,
                     owner: Owner::Account(account.parse().ok()?),
-                    key: format!("fax.status.{}", encoding::normalize(fax_id)),
-                    name: status.to_owned(),
-                    call_id: None,
+                    key: key(&["fax", status, &encoding::normalize(fax_id)]),
                 })
             }
             "dialog" | "mwi_updates" | "update" => {
@@ -64,9 +58,7 @@ impl EventKey {
                 Some(Self {
                     kind: Kind::Presence,
                     owner: Owner::Realm(encoding::decode(realm).into_owned()),
-                    key: format!("presence.{first}.{}", encoding::normalize(user_or_call)),
-                    name: first.to_owned(),
-                    call_id: if first == "mwi_updates" { None } else { id(user_or_call) },
+                    key: key(&["presence", first, &encoding::normalize(user_or_call)]),
                 })
             }
             "pivot" => {
@@ -75,9 +67,7 @@ impl EventKey {
                 Some(Self {
                     kind: Kind::Stream,
                     owner: Owner::Account(account.parse().ok()?),
-                    key: format!("stream.{event}.{}", encoding::normalize(call_id)),
-                    name: event.to_owned(),
-                    call_id: id(call_id),
+                    key: key(&["stream", event, &encoding::normalize(call_id)]),
                 })
             }
             action if action.starts_with("doc_") || action.starts_with("db_") => {
@@ -85,9 +75,7 @@ impl EventKey {
                 Some(Self {
                     kind: Kind::Object,
                     owner: Owner::Account(account_of_database(database)?),
-                    key: format!("object.{action}.{doc_type}"),
-                    name: action.to_owned(),
-                    call_id: None,
+                    key: key(&["object", action, doc_type]),
                 })
             }
             _ => None,
@@ -102,42 +90,64 @@ impl EventKey {
                 // What the account's binding `conference.event.*.ACCOUNT.#.*` brings may have no call id, or dots in
                 // the conference's; the last word is the call's.
                 let (conference, call_id) = ids.rsplit_once('.').unwrap_or((ids, ""));
+                let ids = [encoding::normalize(conference), encoding::normalize(call_id)];
                 Some(Self {
                     kind: Kind::ConferenceEvent,
                     owner: Owner::Account(account.parse().ok()?),
-                    key: format!(
-                        "conference.event.{event}.{}.{}",
-                        encoding::normalize(conference),
-                        encoding::normalize(call_id)
-                    ),
-                    name: event.to_owned(),
-                    call_id: id(call_id),
+                    key: key(&["conference", "event", event, &ids[0], &ids[1]]),
                 })
             }
             ("command", conference) => Some(Self {
                 kind: Kind::ConferenceCommand,
                 owner: Owner::Unnamed,
-                key: format!("conference.command.{}", encoding::normalize(conference)),
-                name: "command".to_owned(),
-                call_id: None,
+                key: key(&["conference", "command", &encoding::normalize(conference)]),
             }),
             _ => None,
         }
     }
+
+    /// The event's name as the routing key has it: `CHANNEL_CREATE`, `add-member`, `doc_created`, `dialog`, `status`.
+    pub fn name(&self) -> &str {
+        let place = if self.kind == Kind::ConferenceEvent { 2 } else { 1 };
+        self.key.split('.').nth(place).unwrap_or_default()
+    }
+
+    /// The id in the last word where it is a call's, decoded.
+    pub fn call_id(&self) -> Option<Cow<'_, str>> {
+        let is_a_calls = match self.kind {
+            Kind::Call | Kind::ConferenceEvent | Kind::Stream => true,
+            Kind::Presence => self.name() != "mwi_updates",
+            Kind::ConferenceCommand | Kind::FaxStatus | Kind::Object => false,
+        };
+        let (_, word) = self.key.rsplit_once('.').filter(|(_, word)| is_a_calls && !word.is_empty())?;
+        Some(encoding::decode(word))
+    }
+}
+
+/// Words with dots between them. (In one go: `format!` and `join` cost several times as much.)
+fn key(words: &[&str]) -> String {
+    let mut key = String::with_capacity(words.iter().map(|word| word.len() + 1).sum());
+    for (place, word) in words.iter().enumerate() {
+        if place > 0 {
+            key.push('.');
+        }
+        key.push_str(word);
+    }
+    key
 }
 
 /// Exactly `N` parts, the last of which takes the rest.
 fn split<const N: usize>(text: &str) -> Option<[&str; N]> {
-    let mut parts = text.splitn(N, '.');
     let mut out = [""; N];
-    for part in &mut out {
-        *part = parts.next()?;
+    let (last, parts) = out.split_last_mut()?;
+    let mut rest = text;
+    for part in parts {
+        // For words as short as these it is quicker than `split`.
+        let dot = rest.bytes().position(|byte| byte == b'.')?;
+        (*part, rest) = (&rest[..dot], &rest[dot + 1..]);
     }
+    *last = rest;
     Some(out)
-}
-
-fn id(word: &str) -> Option<String> {
-    (!word.is_empty()).then(|| encoding::decode(word).into_owned())
 }
 
 /// The account whose database it is: `account%2Fxx%2Fxx%2Frest`, with `-YYYYMM` behind it for one of a month.
@@ -160,7 +170,8 @@ mod tests {
 
     fn read(routing_key: &str) -> (Kind, Owner, String, String, Option<String>) {
         let key = EventKey::from_routing_key(routing_key).unwrap_or_else(|| panic!("{routing_key}"));
-        (key.kind, key.owner, key.key, key.name, key.call_id)
+        let (name, call_id) = (key.name().to_owned(), key.call_id().map(Cow::into_owned));
+        (key.kind, key.owner, key.key, name, call_id)
     }
 
     #[test]

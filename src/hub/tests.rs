@@ -129,8 +129,8 @@ fn spec(bindings: &[&str]) -> SubscribeSpec {
 fn event(routing_key: &str, data: &str) -> IncomingEvent {
     let key = EventKey::from_routing_key(routing_key).expect("a routing key");
     IncomingEvent {
-        name: key.name.clone(),
-        call_id: key.call_id.clone().unwrap_or_default(),
+        name: key.name().to_owned(),
+        call_id: key.call_id().unwrap_or_default().into_owned(),
         key,
         routing_key: routing_key.into(),
         message_id: "m".into(),

@@ -27,7 +27,7 @@ use crate::{
 
 use super::{
     dedupe::{Deduplicator, Identity, SessionId, Source},
-    event::{PayloadFacts, convert},
+    event::convert,
     frame::EventFrame,
     ledger::{self, Ledger},
 };
@@ -204,14 +204,13 @@ impl Intake {
         let Some(key) = EventKey::from_routing_key(&frame.routing_key) else {
             return inner.unattributed(now, "its routing key is of no known kind");
         };
-        let facts = PayloadFacts::read(frame.data.get());
         match inner.owner(&key.owner) {
-            Owned::By(account) => inner.deliver(account, session, frame, key, &facts, now),
+            Owned::By(account) => inner.deliver(account, session, frame, key, now),
             Owned::ByNobody => inner.unattributed(now, "it belongs to no account that is served"),
             Owned::ByAll => {
                 let accounts: SmallVec<[AccountId; 1]> = inner.served.keys().copied().collect();
                 for account in accounts {
-                    inner.deliver(account, session, frame, key.clone(), &facts, now);
+                    inner.deliver(account, session, frame, key.clone(), now);
                 }
             }
         }
@@ -295,9 +294,9 @@ impl Inner {
         session: Opened,
         frame: &EventFrame<'_>,
         key: EventKey,
-        facts: &PayloadFacts<'_>,
         now: Instant,
     ) {
+        let facts = &frame.facts;
         let identity = Identity {
             account,
             routing_key: &frame.routing_key,
@@ -307,10 +306,10 @@ impl Inner {
         };
         let source =
             Source { session: session.id, opened: session.at, subscription_key: &frame.subscription_key };
-        if !self.dedupe.is_new(identity, source, frame.data.get(), now) {
+        if !self.dedupe.is_new(identity, source, frame.data, now) {
             self.count_duplicate(session.id);
         } else if let Some(served) = self.served.get(&account) {
-            match served.log.append(convert(frame, key, facts)) {
+            match served.log.append(convert(frame, key)) {
                 true => self.counts.event_appended(),
                 false => self.counts.event_dropped(Dropped::Unwanted),
             }

@@ -193,7 +193,7 @@ pub fn incoming(routing_key: &str, data: &str) -> IncomingEvent {
     let fields: serde_json::Value = serde_json::from_str(data).expect("JSON");
     let text = |name: &str| fields[name].as_str().unwrap_or_default().to_owned();
     IncomingEvent {
-        name: key.name.clone(),
+        name: key.name().to_owned(),
         routing_key: routing_key.to_owned(),
         message_id: text("msg_id"),
         call_id: text("call_id"),

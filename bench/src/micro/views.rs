@@ -85,7 +85,7 @@ fn event(call_id: &str, data: Bytes) -> Result<IncomingEvent> {
     let key = EventKey::from_routing_key(&routing_key);
     let key = key.ok_or_else(|| anyhow::anyhow!("{routing_key} is no routing key"))?;
     Ok(IncomingEvent {
-        name: key.name.clone(),
+        name: key.name().to_owned(),
         call_id: call_id.to_owned(),
         key,
         routing_key,

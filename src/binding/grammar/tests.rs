@@ -270,7 +270,8 @@ proptest! {
         let neighbour = EventKey::from_routing_key(&form.routing_key(&other)).unwrap();
         prop_assert_eq!(binding.pattern().matches(&neighbour.key), id == other);
         if let Form::Call | Form::CallOfConference | Form::Dialog | Form::Stream = form {
-            prop_assert_eq!(key.call_id.as_deref(), Some(id.as_str()));
+            let call_id = key.call_id();
+            prop_assert_eq!(call_id.as_deref(), Some(id.as_str()));
         }
     }
 

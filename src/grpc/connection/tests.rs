@@ -158,7 +158,7 @@ impl Rig {
         let key = EventKey::from_routing_key(&routing_key).unwrap();
         let data = format!(r#"{{"call_id":"{call_id}","filler":"{}"}}"#, "x".repeat(size));
         self.account.append(IncomingEvent {
-            name: key.name.clone(),
+            name: key.name().to_owned(),
             routing_key,
             message_id: String::new(),
             call_id: call_id.to_owned(),

@@ -115,8 +115,6 @@ impl EventRecord {
             // The bytes, and what counts who shares them.
             + event.data.len() + ALLOCATION + SHARED + mem::size_of::<Bytes>()
             + text(&event.key.key)
-            + text(&event.key.name)
-            + event.key.call_id.as_ref().map_or(0, text)
             + realm
             + text(&event.name)
             + text(&event.routing_key)
