@@ -49,7 +49,7 @@ pub use self::{
     admin::Admin,
     changes::{Change, Changes},
     error::{ConfigError, ConfigErrors, Place, Problem},
-    grpc::Grpc,
+    grpc::{Grpc, GrpcTls},
     hub::Hub,
     in_force::InForce,
     process::{LogFormat, MAX_DRAIN_TIMEOUT, Shutdown, Telemetry},

@@ -2,7 +2,7 @@
 //!
 //! - `listener`: the accept loop. It owns every task that it starts and ends them all.
 //! - `connection`: HTTP/2, by the `h2` crate. One task for each connection drives it and all of its calls. `coalesce` stands
-//!   below: one write for all that a connection says at once.
+//!   below: one write for all that a connection says at once. `tls` stands below that, where it is on.
 //! - `services`: which path is served by whom on which listener; the unary calls of consumers, health, reflection. What
 //!   operators can do is not here: it takes more than this folder knows of.
 //! - `subscribe`: the request half of `Subscribe`. `limits` says what a request may hold.
@@ -24,6 +24,7 @@ pub(crate) mod status;
 mod stream;
 pub mod streams;
 mod subscribe;
+mod tls;
 
 use std::sync::Arc;
 
@@ -37,13 +38,14 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-pub use listener::serve_operators;
+pub use listener::{Listener, serve_operators};
 pub use services::NewServicesError;
+pub use tls::{TlsSetupError, check as check_tls};
 
 /// What the gRPC server is made of.
 #[derive(Clone)]
 pub struct Server {
-    /// Its bounds and intervals. (`listen` is not read: the caller binds.)
+    /// Its bounds and intervals. (`listen`, `tcp_congestion` and `tls` are not read: they make the [`Listener`].)
     pub settings: InForce<config::Grpc>,
     /// The accounts.
     pub hub: Arc<Hub>,

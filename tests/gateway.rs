@@ -19,6 +19,7 @@ mod gateway {
     mod crowd;
     mod descendants;
     mod drain;
+    mod encrypted;
     mod endings;
     mod live;
     mod many;

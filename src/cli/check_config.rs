@@ -8,7 +8,10 @@ use std::{
 use clap::Args;
 
 use super::{Failure, terminal};
-use crate::config::{self, Config, ConfigErrors};
+use crate::{
+    config::{self, Config, ConfigErrors},
+    grpc,
+};
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
@@ -22,8 +25,8 @@ Exit codes:
 
 /// Check a configuration without starting anything
 ///
-/// Reads the file and the HAWKING_* environment variables as `serve` does, also the files that secrets are read from, and
-/// reports everything that is wrong at once. It makes no connections: whether the credentials are good is not tried.
+/// Reads the file and the HAWKING_* environment variables as `serve` does, also the files that secrets are read from, the
+/// certificate and the key, and reports everything that is wrong at once. It makes no connections: whether the credentials are good is not tried.
 #[derive(Debug, Args)]
 #[command(after_long_help = CHECK_EXAMPLES)]
 pub(super) struct CheckArguments {
@@ -57,7 +60,8 @@ pub(super) fn check(arguments: CheckArguments) -> Result<(), Failure> {
     let config = load(arguments.config)?;
     let count = config.accounts.len();
     let accounts = if count == 1 { "1 account".to_owned() } else { format!("{count} accounts") };
-    write(&format!("The configuration is valid: {accounts}, gRPC on {}.\n", config.grpc.listen))
+    let tls = if config.grpc.tls.is_on() { " with TLS" } else { "" };
+    write(&format!("The configuration is valid: {accounts}, gRPC on {}{tls}.\n", config.grpc.listen))
 }
 
 /// Runs `print-config`.
@@ -85,6 +89,7 @@ pub(super) fn to_run_with(config: Result<Config, ConfigErrors>) -> Result<Config
              `hawking print-config` shows how to write one",
         ));
     }
+    grpc::check_tls(&config.grpc.tls).map_err(Failure::usage)?;
     Ok(config)
 }
 

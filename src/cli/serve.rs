@@ -70,10 +70,11 @@ pub(super) async fn command(arguments: Arguments) -> Result<(), Failure> {
     let mut hangups = Hangups::catch().map_err(Failure::runtime)?;
 
     let seams = Seams::system(&config.upstream).map_err(Failure::usage)?;
+    let tls = config.grpc.tls.is_on();
     info!(version = env!("CARGO_PKG_VERSION"), accounts = config.accounts.len(), "starting");
     let mut gateway = Gateway::start(config, seams).await.map_err(Failure::runtime)?;
     gateway.reload().set_logging(logging);
-    announce(&gateway);
+    announce(&gateway, tls);
 
     let signal = loop {
         let settings = gateway.reload().running().get().reload.clone();
@@ -122,9 +123,9 @@ pub(super) async fn command(arguments: Arguments) -> Result<(), Failure> {
     }
 }
 
-fn announce(gateway: &Gateway) {
+fn announce(gateway: &Gateway, tls: bool) {
     info!(address = %gateway.admin_addr(), "serving AdminService, for operators");
-    info!(address = %gateway.grpc_addr(), "serving gRPC");
+    info!(address = %gateway.grpc_addr(), tls, "serving gRPC");
     if let Some(address) = gateway.http_addr() {
         info!(%address, "serving admin HTTP");
     }

@@ -1,9 +1,9 @@
 //! The listener for consumers.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
-    form::{Address, Optional, bytes, count, span, timeout},
+    form::{Address, FilePath, Optional, Parsed, bytes, count, span, timeout},
     reader::Checks,
     settings::settings,
 };
@@ -38,8 +38,44 @@ settings! {
         /// A stream that has something to send, and a consumer that takes nothing of it for so long, is reset; others on its
         /// connection go on.
         stall_timeout: Duration = Duration::from_secs(30), as timeout();
-        /// The HTTP/2 handshake of a new connection must be over within this.
+        /// The handshakes of a new connection, TLS where it is on and HTTP/2, must be over within this.
         handshake_timeout: Duration = Duration::from_secs(10), as timeout();
+        /// The congestion control of consumers' connections, by the kernel's name for it. Where the system does not have it, or
+        /// does not allow it to this user, that is logged, and its default stays. Not set: the system's default.
+        tcp_congestion: Option<String> = None, as Optional(CONGESTION), fixed;
+    }
+    sections {
+        /// TLS for consumers, HTTP/2 by ALPN. On where both files are set; both are read once, at the start. The listener for
+        /// operators (admin.grpc_listen) never has it.
+        tls: GrpcTls;
+    }
+}
+
+settings! {
+    /// TLS for consumers.
+    pub struct GrpcTls {
+        /// A PEM file: the server's certificate, and after it those between it and the authority that consumers trust.
+        certificate_file: Option<PathBuf> = None, as Optional(FilePath { example: "/run/secrets/hawking-tls/tls.crt" }), fixed;
+        /// A PEM file: the private key of the certificate, not encrypted.
+        key_file: Option<PathBuf> = None, as Optional(FilePath { example: "/run/secrets/hawking-tls/tls.key" }), fixed;
+    }
+}
+
+/// Linux takes names of up to 15 bytes (`TCP_CA_NAME_MAX`, with a zero byte).
+const CONGESTION: Parsed<String> = Parsed {
+    expected: "the name of a congestion control in quotes, up to 15 letters, digits, - or _",
+    example: "bbr",
+    parse: |text| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        ((1..=15).contains(&text.len()) && text.bytes().all(plain)).then(|| text.to_owned())
+    },
+    show: String::clone,
+};
+
+impl GrpcTls {
+    /// Whether consumers are served over TLS.
+    pub fn is_on(&self) -> bool {
+        self.certificate_file.is_some() && self.key_file.is_some()
     }
 }
 
@@ -55,5 +91,13 @@ impl Grpc {
             ("grpc.heartbeat_default", self.heartbeat_default),
             ("grpc.heartbeat_max", self.heartbeat_max),
         );
+        let tls = &self.tls;
+        if tls.certificate_file.is_some() != tls.key_file.is_some() {
+            let (set, missing) =
+                if tls.key_file.is_some() { ("key", "certificate") } else { ("certificate", "key") };
+            checks.fail(&["grpc.tls.certificate_file", "grpc.tls.key_file"], || {
+                format!("{set}_file needs a {missing}_file: TLS takes a certificate and its key")
+            });
+        }
     }
 }

@@ -34,10 +34,10 @@ thread_local! {
     static POOL: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Splits a transport into what `h2` reads and writes, and what really writes.
-pub(crate) fn coalesce<IO>(io: IO) -> (Coalesced<IO>, Outlet<IO>) {
-    let inner =
-        Inner { io, buffer: Vec::new(), written: 0, counts: Arc::default(), last_read: Instant::now() };
+/// Splits a transport into what `h2` reads and writes, and what really writes. Counts what passes.
+pub(crate) fn coalesce<IO>(io: IO, counts: Arc<ConnectionCounts>) -> (Coalesced<IO>, Outlet<IO>) {
+    let (buffer, last_read) = (Vec::new(), Instant::now());
+    let inner = Inner { io, buffer, written: 0, unflushed: false, counts, last_read };
     let inner = Arc::new(Mutex::new(inner));
     (Coalesced(inner.clone()), Outlet(inner))
 }
@@ -53,12 +53,14 @@ struct Inner<IO> {
     /// What the transport has not taken yet begins at `written`. From the thread's pool: an idle connection has none.
     buffer: Vec<u8>,
     written: usize,
+    /// The transport took something, and may hold it still: TLS takes more than the socket below it.
+    unflushed: bool,
     counts: Arc<ConnectionCounts>,
     last_read: Instant,
 }
 
 impl<IO: AsyncWrite + Unpin> Outlet<IO> {
-    /// Hands everything gathered to the transport. Pending: it takes no more, and will wake.
+    /// Hands everything gathered to the transport, and has it passed on. Pending: it takes no more, and will wake.
     ///
     /// # Errors
     ///
@@ -69,7 +71,8 @@ impl<IO: AsyncWrite + Unpin> Outlet<IO> {
 
     /// Whether the transport takes no more: something is left since the last drain.
     pub fn is_blocked(&self) -> bool {
-        !self.0.lock().buffer.is_empty()
+        let inner = self.0.lock();
+        !inner.buffer.is_empty() || inner.unflushed
     }
 
     /// Bytes read so far, and when last.
@@ -99,8 +102,14 @@ impl<IO: AsyncWrite + Unpin> Inner<IO> {
                 count => {
                     self.counts.wrote(count);
                     self.written += count;
+                    self.unflushed = true;
                 }
             }
+        }
+        // Only then is it on its way; until then the connection counts as blocked.
+        if self.unflushed {
+            ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+            self.unflushed = false;
         }
         self.give_buffer_back();
         Poll::Ready(Ok(()))
@@ -136,6 +145,7 @@ impl<IO: AsyncWrite + Unpin> Inner<IO> {
         };
         if let Poll::Ready(Ok(count)) = polled {
             self.counts.wrote(count);
+            self.unflushed |= count > 0;
         }
         polled
     }
@@ -207,7 +217,11 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Coalesced<IO> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.0.lock();
         ready!(inner.poll_drain(cx))?;
-        Pin::new(&mut inner.io).poll_shutdown(cx)
+        match ready!(Pin::new(&mut inner.io).poll_shutdown(cx)) {
+            // All was said but goodbye, for which TLS has a word of its own, and nobody is there any more to hear it.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Poll::Ready(Ok(())),
+            shut => Poll::Ready(shut),
+        }
     }
 }
 

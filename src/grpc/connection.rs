@@ -29,7 +29,10 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::{config, hub, telemetry::metrics::ConnectionEnd};
+use crate::{
+    config, hub,
+    telemetry::metrics::{ConnectionCounts, ConnectionEnd},
+};
 
 use self::{
     attention::Ready,
@@ -39,6 +42,7 @@ use super::{
     coalesce::{Coalesced, Outlet, coalesce},
     ended::Cause,
     services::{Caller, Services},
+    tls::TlsError,
 };
 
 /// Headers of one request, in bytes.
@@ -55,6 +59,8 @@ const SWEEPS_PER_TIMEOUT: u32 = 8;
 pub(crate) enum ConnectionError {
     #[error("no HTTP/2 hello within {0:?}")]
     Hello(Duration),
+    #[error("no TLS: {0}")]
+    Tls(#[from] TlsError),
     #[error("no answer to a ping within {0:?}")]
     Ping(Duration),
     #[error("no HTTP/2: {0}")]
@@ -65,9 +71,10 @@ pub(crate) enum ConnectionError {
     Io(#[from] io::Error),
 }
 
-/// Serves one connection over any transport to its end; `drain` asks for that end.
+/// Serves one connection to its end; `drain` asks for that end. `transport` is what has to happen before HTTP/2: it gives
+/// what that is spoken over.
 pub(crate) async fn serve<IO>(
-    io: IO,
+    transport: impl Future<Output = Result<IO, TlsError>>,
     peer: SocketAddr,
     services: Services,
     drain: CancellationToken,
@@ -75,13 +82,13 @@ pub(crate) async fn serve<IO>(
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let settings = services.settings();
-    let (io, outlet) = coalesce(io);
-    let counted = services.counts().connection_accepted(outlet.counts());
-    let ended = drive(io, outlet, peer, services, drain, settings).await;
+    let counts = Arc::<ConnectionCounts>::default();
+    let counted = services.counts().connection_accepted(counts.clone());
+    let ended = drive(transport, counts, peer, services, drain).await;
     counted.ended(match &ended {
         Ok(()) => ConnectionEnd::Done,
         Err(ConnectionError::Hello(_)) => ConnectionEnd::HelloTimeout,
+        Err(ConnectionError::Tls(_)) => ConnectionEnd::Tls,
         Err(ConnectionError::Ping(_)) => ConnectionEnd::PingTimeout,
         Err(ConnectionError::Handshake(_)) => ConnectionEnd::Handshake,
         Err(ConnectionError::Http(_)) => ConnectionEnd::Http,
@@ -91,22 +98,26 @@ where
 }
 
 async fn drive<IO>(
-    io: Coalesced<IO>,
-    outlet: Outlet<IO>,
+    transport: impl Future<Output = Result<IO, TlsError>>,
+    counts: Arc<ConnectionCounts>,
     peer: SocketAddr,
     services: Services,
     drain: CancellationToken,
-    settings: Arc<config::Grpc>,
 ) -> Result<(), ConnectionError>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let settings = services.settings();
     let hello_until = Instant::now() + settings.handshake_timeout;
-    let http = tokio::select! {
+    let begin = async {
+        let (io, outlet) = coalesce(transport.await?, counts);
+        Ok::<_, ConnectionError>((handshake(io, &outlet, &settings).await?, outlet))
+    };
+    let (http, outlet) = tokio::select! {
         // Nobody to tell yet.
         () = drain.cancelled() => return Ok(()),
         () = sleep_until(hello_until) => return Err(ConnectionError::Hello(settings.handshake_timeout)),
-        http = handshake(io, &outlet, &settings) => http?,
+        begun = begin => begun?,
     };
     Pump::new(http, outlet, hello_until, services, Caller { peer, drain }, settings).await
 }

@@ -1,6 +1,13 @@
 //! The accept loop. A gateway has to answer for each connection: how many there are, and that all of them end in time.
 
-use std::{future::Future, io, pin::pin, sync::Arc, time::Duration};
+use std::{
+    future::{Future, ready},
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::future::join;
 use tokio::{net::TcpListener, time::Instant};
@@ -16,6 +23,7 @@ use crate::{
 use super::{
     Server, connection,
     services::{NewServicesError, Services},
+    tls::{Tls, TlsSetupError},
 };
 
 /// The pause after accepting failed for want of resources (file descriptors, memory).
@@ -24,6 +32,57 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const OPERATOR_CONNECTIONS: usize = 100;
 /// One warning of each kind in this time, however often it happens.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Where consumers connect: a socket that listens, and what is spoken on its connections below HTTP/2. Of a socket alone
+/// it is one without TLS, with the system's congestion control.
+pub struct Listener {
+    socket: TcpListener,
+    tls: Option<Tls>,
+}
+
+impl From<TcpListener> for Listener {
+    fn from(socket: TcpListener) -> Self {
+        Self { socket, tls: None }
+    }
+}
+
+impl Listener {
+    /// With TLS and congestion control as the settings have them. (`listen` is not read: the caller binds.) A congestion
+    /// control that the system does not allow is only logged. Reads the files of certificate and key.
+    ///
+    /// # Errors
+    ///
+    /// If the settings ask for TLS, and certificate or key cannot be used.
+    pub fn new(
+        socket: TcpListener,
+        settings: &config::Grpc,
+        metrics: &Metrics,
+    ) -> Result<Self, TlsSetupError> {
+        let failures = Throttle::every(WARN_INTERVAL).counted(metrics.lines_suppressed());
+        let tls = Tls::load(&settings.tls, failures)?;
+        if let Some(name) = &settings.tcp_congestion
+            && let Err(error) = set_congestion(&socket, name)
+        {
+            tracing::warn!(
+                congestion = name,
+                %error,
+                "grpc.tcp_congestion cannot be set: the system's default stays"
+            );
+        }
+        Ok(Self { socket, tls })
+    }
+}
+
+/// Sets the congestion control of a listener; connections that it accepts inherit it.
+#[cfg(target_os = "linux")]
+fn set_congestion(socket: &TcpListener, name: &str) -> io::Result<()> {
+    Ok(rustix::net::sockopt::set_tcp_congestion(socket, name)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn set_congestion(_: &TcpListener, _: &str) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
 
 impl Server {
     /// Accepts and serves until it drains, and follows the [drain](crate::ops::drain) to its end: health says NOT_SERVING
@@ -34,15 +93,15 @@ impl Server {
     /// # Errors
     ///
     /// If the services cannot be set up; nothing was accepted then.
-    pub async fn serve(self, listener: TcpListener) -> Result<(), NewServicesError> {
-        let drain = self.drain.clone();
+    pub async fn serve(self, listener: impl Into<Listener>) -> Result<(), NewServicesError> {
+        let (listener, drain) = (listener.into(), self.drain.clone());
         serve(Services::for_consumers(self).await?, listener, drain).await;
         Ok(())
     }
 }
 
 /// The same for operators: `admin`, health and reflection, and nothing of what consumers have. Bounded as consumers are, but
-/// with 100 connections at most.
+/// with 100 connections at most, and never over TLS.
 ///
 /// # Errors
 ///
@@ -55,11 +114,13 @@ pub async fn serve_operators(
     metrics: Arc<Metrics>,
 ) -> Result<(), NewServicesError> {
     let settings = config::Grpc { max_connections: OPERATOR_CONNECTIONS, ..settings };
-    serve(Services::for_operators(admin, settings.into(), &metrics).await?, listener, drain).await;
+    let services = Services::for_operators(admin, settings.into(), &metrics).await?;
+    serve(services, listener.into(), drain).await;
     Ok(())
 }
 
-async fn serve(services: Services, listener: TcpListener, drain: Drain) {
+async fn serve(services: Services, listener: Listener, drain: Drain) {
+    let Listener { socket: listener, tls } = listener;
     let tasks = Tasks::default();
     let _cut_on_drop = tasks.cut.clone().drop_guard();
     let draining = CancellationToken::new();
@@ -107,12 +168,14 @@ async fn serve(services: Services, listener: TcpListener, drain: Drain) {
         let _ = socket.set_nodelay(true);
         let services = services.clone();
         let draining = draining.child_token();
-        tasks.spawn(async move {
-            match connection::serve(socket, peer, services, draining).await {
-                Ok(()) => tracing::debug!(%peer, "connection ended"),
-                Err(error) => tracing::debug!(%peer, %error, "connection ended"),
-            }
-        });
+        match tls.clone() {
+            Some(tls) => tasks.spawn(async move {
+                log_end(peer, connection::serve(tls.accept(socket, peer), peer, services, draining).await);
+            }),
+            None => tasks.spawn(async move {
+                log_end(peer, connection::serve(ready(Ok(socket)), peer, services, draining).await);
+            }),
+        }
     }
 
     drop(listener);
@@ -135,6 +198,13 @@ async fn serve(services: Services, listener: TcpListener, drain: Drain) {
     drain.done();
 }
 
+fn log_end(peer: SocketAddr, ended: Result<(), connection::ConnectionError>) {
+    match ended {
+        Ok(()) => tracing::debug!(%peer, "connection ended"),
+        Err(error) => tracing::debug!(%peer, %error, "connection ended"),
+    }
+}
+
 /// Owns every task of the server: one for each connection.
 #[derive(Default)]
 struct Tasks {
@@ -155,4 +225,27 @@ impl Tasks {
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_inherit_the_congestion_control_and_one_that_there_is_not_stops_nobody() {
+        use rustix::net::sockopt::tcp_congestion;
+
+        let bind = || TcpListener::bind("127.0.0.1:0");
+        let default = tcp_congestion(bind().await.unwrap()).unwrap();
+        // Linux always has reno, and allows it to everybody.
+        for (wanted, expected) in [("reno", "reno"), ("no-such-thing", &default)] {
+            let settings =
+                config::Grpc { tcp_congestion: Some(wanted.to_owned()), ..config::Grpc::default() };
+            let listener = Listener::new(bind().await.unwrap(), &settings, &Metrics::default()).unwrap();
+            let _client =
+                tokio::net::TcpStream::connect(listener.socket.local_addr().unwrap()).await.unwrap();
+            let (accepted, _) = listener.socket.accept().await.unwrap();
+            assert_eq!(tcp_congestion(accepted).unwrap(), expected);
+        }
+    }
 }

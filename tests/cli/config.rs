@@ -178,3 +178,39 @@ fn the_readme_shows_a_valid_configuration() {
     let (code, _, stderr) = File::new("hawking.toml", &text).run("check-config");
     assert_eq!((code, stderr.as_str()), (0, ""));
 }
+
+/// A certificate that could not be served with is a mistake as any other, found before anything is started.
+#[test]
+fn a_certificate_that_cannot_be_used_is_said() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate =
+        rcgen::CertificateParams::new(["hawking".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let folder = TempDir::new().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let good = write("tls.crt", &certificate.pem());
+    let own_key = write("tls.key", &key.serialize_pem());
+    let other_key = write("other.key", &rcgen::KeyPair::generate().unwrap().serialize_pem());
+    let tls = |certificate: &str, key: &str| {
+        let text = format!("{}[grpc.tls]\ncertificate_file = {certificate:?}\nkey_file = {key:?}\n", valid());
+        File::new("hawking.toml", &text)
+    };
+    let (code, stdout, stderr) = tls(&good, &own_key).run("check-config");
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(stdout.contains("gRPC on 127.0.0.1:4 with TLS"), "{stdout}");
+
+    for (certificate, key, expected) in [
+        ("/nowhere/tls.crt", own_key.as_str(), "grpc.tls.certificate_file: cannot read /nowhere/tls.crt: "),
+        (&good, &other_key, "does not belong to the first certificate in "),
+        (&own_key, &own_key, "tls.key holds no certificate in PEM form"),
+    ] {
+        for command in ["check-config", "serve"] {
+            let (code, stdout, stderr) = tls(certificate, key).run(command);
+            assert_eq!((code, stdout.as_str()), (2, ""), "{command}: {stderr}");
+            assert!(stderr.contains(expected) && !stderr.contains("PRIVATE KEY"), "{command}: {stderr}");
+        }
+    }
+}

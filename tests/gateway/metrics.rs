@@ -26,13 +26,13 @@ type Described = (String, BTreeSet<String>);
 
 /// A page of metrics, read.
 #[derive(Debug)]
-struct Scrape {
+pub struct Scrape {
     kinds: BTreeMap<String, String>,
     samples: BTreeMap<String, f64>,
 }
 
 impl Scrape {
-    async fn of(whole: &Whole) -> Self {
+    pub async fn of(whole: &Whole) -> Self {
         let (status, kind, text) = page(whole, "/metrics", "*/*").await;
         assert_eq!((status, &*kind), (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8"));
         Self::read(&text)
@@ -60,7 +60,7 @@ impl Scrape {
     }
 
     /// The value of a series; labels as they are written.
-    fn get(&self, series: &str) -> f64 {
+    pub fn get(&self, series: &str) -> f64 {
         *self.samples.get(series).unwrap_or_else(|| panic!("there is no {series} in {:#?}", self.samples))
     }
 
@@ -229,7 +229,7 @@ fn now() -> f64 {
 }
 
 /// Waits until a series has a value.
-async fn until(whole: &Whole, series: &str, expected: f64) {
+pub async fn until(whole: &Whole, series: &str, expected: f64) {
     let reached = async {
         while Scrape::of(whole).await.get(series) != expected {
             tokio::time::sleep(Duration::from_millis(20)).await;

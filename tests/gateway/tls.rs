@@ -1,4 +1,4 @@
-//! What an operator puts before Kazoo: a TLS terminator with a certificate of a private CA.
+//! A private CA, as an operator has one; and what may stand before Kazoo: a TLS terminator with a certificate of it.
 
 use std::{
     net::SocketAddr,
@@ -7,8 +7,8 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use rustls::{ServerConfig, crypto::aws_lc_rs};
+use rcgen::{BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion, crypto::aws_lc_rs};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tempfile::TempDir;
 use tokio::{
@@ -49,12 +49,38 @@ impl Ca {
         std::fs::rename(&new, path).expect("the same file system");
     }
 
-    /// A server's certificate for these names and addresses.
-    fn server(&self, names: &[&str]) -> Arc<ServerConfig> {
+    /// A server's certificate for these names and addresses, and its key.
+    fn issue(&self, names: &[&str]) -> (Certificate, KeyPair) {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let key = KeyPair::generate().expect("a key");
         let params = CertificateParams::new(names).expect("names");
-        let certificate = params.signed_by(&key, &*self.issuer).expect("a certificate");
+        (params.signed_by(&key, &*self.issuer).expect("a certificate"), key)
+    }
+
+    /// The same as files, which are there as long as the authority.
+    pub fn server_files(&self, names: &[&str]) -> (PathBuf, PathBuf) {
+        let (certificate, key) = self.issue(names);
+        let file = |name: &str, text: String| {
+            let path = self.folder.path().join(name);
+            std::fs::write(&path, text).expect("a place to write to");
+            path
+        };
+        (file("tls.crt", certificate.pem()), file("tls.key", key.serialize_pem()))
+    }
+
+    /// A client that trusts this authority alone.
+    pub fn client(&self, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).expect("a certificate");
+        ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_protocol_versions(versions)
+            .expect("versions that there are")
+            .with_root_certificates(roots)
+            .with_no_client_auth()
+    }
+
+    fn server(&self, names: &[&str]) -> Arc<ServerConfig> {
+        let (certificate, key) = self.issue(names);
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()

@@ -75,6 +75,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// TLS for consumers is asked for, and cannot be had.
+    #[error(transparent)]
+    Tls(#[from] grpc::TlsSetupError),
 }
 
 impl Gateway {
@@ -82,7 +85,7 @@ impl Gateway {
     ///
     /// # Errors
     ///
-    /// When an address to listen on cannot be had; then nothing was started.
+    /// When an address to listen on cannot be had, or a certificate cannot be used; then nothing was started.
     pub async fn start(config: Config, seams: Seams) -> Result<Self, StartError> {
         let (listener, grpc_addr) = listen(config.grpc.listen, "grpc.listen").await?;
         let (admin_listener, admin_addr) = listen(config.admin.grpc_listen, "admin.grpc_listen").await?;
@@ -91,6 +94,7 @@ impl Gateway {
             None => None,
         };
         let metrics = seams.metrics.clone();
+        let listener = grpc::Listener::new(listener, &config.grpc, &metrics)?;
 
         let random = seams.random.clone();
         let hub = Arc::new(Hub::new(config.hub.clone(), seams.clock.clone(), move || random.next_u64()));

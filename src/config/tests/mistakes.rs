@@ -142,6 +142,22 @@ fn mistakes_are_named() {
             "[grpc]\nheartbeat_max = \"14s\"".into(),
             "grpc.heartbeat_max: grpc.heartbeat_default is 15s and grpc.heartbeat_max is 14s",
         ),
+        (
+            "[grpc.tls]\ncertificate_file = \"/tls.crt\"".into(),
+            "grpc.tls.certificate_file: certificate_file needs a key_file",
+        ),
+        (
+            "[grpc.tls]\nkey_file = \"/tls.key\"".into(),
+            "grpc.tls.key_file: key_file needs a certificate_file",
+        ),
+        (
+            "[grpc]\ntcp_congestion = \"bbr; reboot\"".into(),
+            "grpc.tcp_congestion: found \"bbr; reboot\", expected the name of a congestion control",
+        ),
+        (
+            "[grpc]\ntcp_congestion = \"sixteen-bytes-it\"".into(),
+            "grpc.tcp_congestion: found \"sixteen-bytes-it\", expected",
+        ),
         // Accounts.
         (
             format!("[[accounts]]\napi_key = \"{SECRET}\""),

@@ -27,8 +27,12 @@ struct Wire {
     written: Vec<u8>,
     calls: usize,
     flushes: usize,
+    /// So many flushes have to wait first: it took more than it could pass on.
+    slow_flushes: usize,
     waiting: Option<Waker>,
     shut: bool,
+    /// Whom it is shut down for has gone.
+    gone: bool,
     vectored: bool,
 }
 
@@ -77,14 +81,19 @@ impl AsyncWrite for Wire {
         self.vectored
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.flushes += 1;
+        if let Some(left) = self.slow_flushes.checked_sub(1) {
+            self.slow_flushes = left;
+            self.waiting = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.shut = true;
-        Poll::Ready(Ok(()))
+        Poll::Ready(if self.gone { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) })
     }
 }
 
@@ -95,6 +104,10 @@ impl Wake for Woken {
     fn wake(self: Arc<Self>) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+fn coalesce(io: Wire) -> (Coalesced<Wire>, Outlet<Wire>) {
+    super::coalesce(io, Arc::default())
 }
 
 fn write(io: &mut Coalesced<Wire>, bytes: &[u8]) -> Poll<io::Result<usize>> {
@@ -120,9 +133,38 @@ fn many_writes_and_flushes_are_one_write() {
     assert!(drain(&outlet).is_ready() && drain(&outlet).is_ready());
     assert!(!outlet.is_blocked());
     let inner = outlet.0.lock();
-    assert_eq!((inner.io.calls, inner.io.flushes), (1, 0));
+    assert_eq!((inner.io.calls, inner.io.flushes), (1, 1));
     assert_eq!(inner.io.written, expected);
     assert_eq!(inner.buffer.capacity(), 0, "an idle connection has no buffer");
+}
+
+/// As TLS does it: what it took and cannot pass on stays in its own buffers, and nobody wakes for that but who flushes.
+#[test]
+fn what_the_transport_took_but_holds_is_not_written_yet() {
+    let large = vec![7; CAPACITY];
+    for bytes in [&b"little"[..], &large] {
+        let (mut io, outlet) = coalesce(Wire { slow_flushes: 2, ..Wire::answering([]) });
+        assert!(write(&mut io, bytes).is_ready());
+        for _ in 0..2 {
+            assert!(drain(&outlet).is_pending());
+            assert!(outlet.is_blocked(), "more would only fill buffers");
+            assert!(outlet.0.lock().io.waiting.take().is_some(), "who drains is woken");
+        }
+        assert!(drain(&outlet).is_ready() && !outlet.is_blocked());
+        let inner = outlet.0.lock();
+        assert_eq!((inner.io.calls, inner.io.flushes), (1, 3));
+        assert_eq!(inner.buffer.capacity(), 0);
+    }
+}
+
+/// A client that closes first, as one that was told to go does, has not missed anything. Over TLS there would be a goodbye.
+#[test]
+fn nobody_to_say_goodbye_to_is_no_fault() {
+    let (mut io, outlet) = coalesce(Wire { gone: true, ..Wire::answering([]) });
+    assert!(write(&mut io, b"last").is_ready());
+    let shut = Pin::new(&mut io).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+    assert!(matches!(shut, Poll::Ready(Ok(()))), "{shut:?}");
+    assert_eq!(outlet.0.lock().io.written, b"last");
 }
 
 #[test]
@@ -151,7 +193,8 @@ fn what_is_large_passes_uncopied_but_not_before_what_is_gathered() {
         let (mut io, outlet) = coalesce(Wire { vectored, ..Wire::answering([]) });
         assert!(matches!(write(&mut io, &large), Poll::Ready(Ok(CAPACITY))));
         assert_eq!(outlet.0.lock().io.calls, 1);
-        assert!(!outlet.is_blocked());
+        assert!(drain(&outlet).is_ready() && !outlet.is_blocked());
+        assert_eq!(outlet.0.lock().io.calls, 1, "there was nothing left to write");
     }
     let (mut io, outlet) = coalesce(Wire::answering([]));
     let _ = write(&mut io, b"before");
@@ -232,8 +275,8 @@ proptest! {
 
     /// Whatever the transport does: all bytes, in order, once. Who was told to wait is woken when it can go on.
     #[test]
-    fn all_bytes_in_order(answers in answers(), actions in actions()) {
-        let (mut io, outlet) = coalesce(Wire::answering(answers));
+    fn all_bytes_in_order(answers in answers(), actions in actions(), slow_flushes in 0..5_usize) {
+        let (mut io, outlet) = coalesce(Wire { slow_flushes, ..Wire::answering(answers) });
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(woken.clone());
         let mut cx = Context::from_waker(&waker);

@@ -4,6 +4,7 @@ mod age;
 mod farewell;
 mod properties;
 mod slow;
+mod tls;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -31,6 +32,7 @@ use crate::{
 };
 
 const ACCOUNT: &str = "account0000000000000000000000002";
+const PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
 
 /// A server without a listener.
 struct Rig {
@@ -62,6 +64,12 @@ struct Windows {
 const WIDE: Windows =
     Windows { stream: 1 << 20, connection: 100 << 20, pipe: 1 << 20, read_at_once: usize::MAX };
 
+/// Both ends of a transport.
+fn wire(windows: Windows) -> (DuplexStream, Wire) {
+    let (client, server) = duplex(windows.pipe);
+    (client, Wire { io: server, writes: Arc::default(), read_at_once: windows.read_at_once })
+}
+
 /// Counts the calls of write that the transport took, and gives so much at once.
 struct Wire {
     io: DuplexStream,
@@ -89,6 +97,20 @@ impl AsyncWrite for Wire {
         let polled = Pin::new(&mut self.io).poll_write(cx, buf);
         self.writes.fetch_add(usize::from(polled.is_ready()), Ordering::Relaxed);
         polled
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.writes.fetch_add(usize::from(polled.is_ready()), Ordering::Relaxed);
+        polled
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -138,18 +160,20 @@ impl Rig {
     }
 
     async fn connect(&self, windows: Windows) -> Client {
-        let (client, server) = duplex(windows.pipe);
-        let writes = Arc::<AtomicUsize>::default();
-        let wire = Wire { io: server, writes: writes.clone(), read_at_once: windows.read_at_once };
-        let peer = ([127, 0, 0, 1], 1).into();
-        let server = tokio::spawn(serve(wire, peer, self.services.clone(), self.drain.clone()));
-        let (requests, connection) = h2::client::Builder::new()
-            .initial_window_size(windows.stream)
-            .initial_connection_window_size(windows.connection)
-            .handshake(client)
-            .await
-            .unwrap();
-        Client { requests, connection: tokio::spawn(connection), server, writes }
+        let (client, wire) = wire(windows);
+        let writes = wire.writes.clone();
+        let server = self.serve(std::future::ready(Ok(wire)));
+        Client::over(client, server, writes, windows).await
+    }
+
+    fn serve<IO>(
+        &self,
+        transport: impl Future<Output = Result<IO, TlsError>> + Send + 'static,
+    ) -> JoinHandle<Result<(), ConnectionError>>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        tokio::spawn(serve(transport, PEER, self.services.clone(), self.drain.clone()))
     }
 
     /// A call event, whose payload has about so many bytes.
@@ -194,6 +218,25 @@ fn subscribe_request() -> proto::SubscribeRequest {
 }
 
 impl Client {
+    async fn over<IO>(
+        io: IO,
+        server: JoinHandle<Result<(), ConnectionError>>,
+        writes: Arc<AtomicUsize>,
+        windows: Windows,
+    ) -> Self
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (requests, connection) = h2::client::Builder::new()
+            .initial_window_size(windows.stream)
+            .initial_connection_window_size(windows.connection)
+            .handshake(io)
+            .await
+            .unwrap();
+        let connection = tokio::spawn(connection);
+        Self { requests, connection, server, writes }
+    }
+
     async fn subscribe(&mut self) -> Reader {
         self.subscribe_with(subscribe_request()).await
     }
@@ -526,8 +569,7 @@ async fn a_transport_that_is_stuck_is_given_up_and_holds_little() {
     const EVENT: usize = 10_000;
     let rig = Rig::new().await;
     let (client_io, server_io) = duplex(10_000);
-    let peer = ([127, 0, 0, 1], 1).into();
-    let server = tokio::spawn(serve(server_io, peer, rig.services.clone(), rig.drain.clone()));
+    let server = rig.serve(std::future::ready(Ok(server_io)));
     let (mut requests, connection) = h2::client::Builder::new()
         .initial_window_size(1 << 30)
         .initial_connection_window_size(1 << 30)

@@ -220,9 +220,11 @@ words! {
     pub enum ConnectionEnd {
         /// Both sides were done.
         Done = "done",
+        /// TLS came to nothing: a client without it, or one that does not trust the certificate or knows no HTTP/2.
+        Tls = "tls",
         /// What came first was no HTTP/2.
         Handshake = "handshake",
-        /// No HTTP/2 hello in time.
+        /// No HTTP/2 hello in time, or none of TLS before it.
         HelloTimeout = "hello_timeout",
         /// No answer to a ping.
         PingTimeout = "ping_timeout",

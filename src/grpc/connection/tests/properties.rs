@@ -61,14 +61,20 @@ proptest! {
         connections in prop::collection::vec((windows(), prop::collection::vec(consumer(), 1..6)), 1..3),
         bursts in prop::collection::vec(burst(), 1..8),
         send_buffer_bytes in prop_oneof![Just(16_usize << 10), Just(256 << 10)],
+        encrypted in prop::bool::weighted(0.2),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        let run = run(connections, bursts, send_buffer_bytes);
+        let run = run(connections, bursts, send_buffer_bytes, encrypted);
         runtime.block_on(async { timeout(PATIENCE, run).await }).expect("nobody waits for ever");
     }
 }
 
-async fn run(connections: Vec<(Windows, Vec<Consumer>)>, bursts: Vec<Burst>, send_buffer_bytes: usize) {
+async fn run(
+    connections: Vec<(Windows, Vec<Consumer>)>,
+    bursts: Vec<Burst>,
+    send_buffer_bytes: usize,
+    encrypted: bool,
+) {
     // Who does not read comes back in time.
     let settings = config::Grpc {
         send_buffer_bytes,
@@ -83,7 +89,8 @@ async fn run(connections: Vec<(Windows, Vec<Consumer>)>, bursts: Vec<Burst>, sen
     let cancels =
         connections.iter().flat_map(|(_, consumers)| consumers).filter(|c| c.cancels.is_some()).count();
     for (windows, consumers) in connections {
-        let client = Arc::new(tokio::sync::Mutex::new(rig.connect(windows).await));
+        let client = if encrypted { rig.connect_tls(windows).await } else { rig.connect(windows).await };
+        let client = Arc::new(tokio::sync::Mutex::new(client));
         for consumer in consumers {
             if consumer.after == 0 {
                 let reader = begin(&mut *client.lock().await, &consumer).await;

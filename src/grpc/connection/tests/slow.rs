@@ -53,8 +53,7 @@ async fn a_transport_that_is_stuck_holds_what_streams_may_hold() {
     for streams in [1, 2, 3, 4, 50] {
         let rig = Rig::new().await;
         let (client_io, server_io) = duplex(10_000);
-        let peer = ([127, 0, 0, 1], 1).into();
-        let server = tokio::spawn(serve(server_io, peer, rig.services.clone(), rig.drain.clone()));
+        let server = rig.serve(std::future::ready(Ok(server_io)));
         let (mut requests, connection) = h2::client::Builder::new()
             .initial_window_size(1 << 30)
             .initial_connection_window_size(1 << 30)
