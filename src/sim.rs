@@ -206,6 +206,7 @@ impl Simulator {
             clock: Arc::clone(&settings.clock),
             random: Arc::clone(&settings.random),
             gate: Arc::default(),
+            threads: 0,
             metrics: Arc::default(),
         }
     }

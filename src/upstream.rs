@@ -47,6 +47,7 @@ mod session;
 mod steering;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod tls;
 
 use std::sync::Arc;
@@ -82,6 +83,8 @@ pub struct Seams {
     pub random: SharedRandom,
     /// Shared by all accounts that come from the same place.
     pub gate: Arc<Gate>,
+    /// Threads of their own for the sessions; 0: they run where they are started.
+    pub threads: usize,
     /// Where it is counted what happens.
     pub metrics: Arc<Metrics>,
 }
@@ -94,11 +97,12 @@ impl Seams {
     /// Where the HTTP client cannot be set up. What TLS needs is read later, by the first https or wss connection.
     pub fn system(settings: &config::Upstream) -> Result<Self, TransportError> {
         Ok(Self {
-            dial: Arc::new(TcpDial),
+            dial: Arc::new(TcpDial { receive_buffer: settings.receive_buffer_bytes }),
             transport: Arc::new(ReqwestTransport::new(settings.tls.clone())?),
             clock: Arc::new(SystemClock),
             random: Arc::new(SystemRandom),
             gate: Arc::new(Gate::new(settings)),
+            threads: settings.threads,
             metrics: Arc::default(),
         })
     }

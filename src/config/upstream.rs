@@ -22,6 +22,11 @@ settings! {
         blackhole_url: Url = url("ws://127.0.0.1:5555/"), as BLACKHOLE;
         /// The longest that a TCP connection, TLS and the upgrade to WebSocket may take together.
         connect_timeout: Duration = Duration::from_secs(10), as timeout();
+        /// How much of what blackhole sends the system is asked to keep for each session until it is read: 4.3 and Kazoo 5
+        /// throw events away that find no room. Linux gives no more than net.core.rmem_max allows.
+        receive_buffer_bytes: usize = 4 << 20, as bytes(64 << 10, 256 << 20), fixed;
+        /// Threads that do nothing but read from the upstream, whatever consumers keep the others busy with; 0: the others do.
+        threads: usize = 1, as count(0, 256), fixed;
         /// The longest that one request to Crossbar may take.
         crossbar_timeout: Duration = Duration::from_secs(10), as timeout();
         /// A token that expires within this is not used for a new connection any more.

@@ -1,6 +1,6 @@
 //! The tasks of all configured accounts: one each, which come, change and go with the configuration.
 
-use std::{any::Any, collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{any::Any, collections::BTreeMap, io, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::join_all};
 use parking_lot::Mutex;
@@ -19,6 +19,7 @@ use super::{
     Seams,
     account::run_steered,
     steering::{Setup, Steered, Steering, steering},
+    threads::Threads,
 };
 
 /// The first delay before the task of an account is started again after a panic; doubled each time.
@@ -29,6 +30,8 @@ const RESTART_LAST: Duration = Duration::from_secs(60);
 pub struct Accounts {
     hub: Arc<Hub>,
     seams: Seams,
+    /// Where the tasks run.
+    threads: Threads,
     kept: Mutex<Kept>,
 }
 
@@ -61,16 +64,21 @@ impl Accounts {
     pub const CLOSING: Duration = Duration::from_millis(2500);
 
     /// Starts the tasks of these.
+    ///
+    /// # Errors
+    ///
+    /// Where the system gives no more threads ([`Seams::threads`]).
     pub fn start(
         settings: config::Upstream,
         accounts: Vec<config::Account>,
         hub: Arc<Hub>,
         seams: Seams,
-    ) -> Self {
+    ) -> io::Result<Self> {
+        let threads = Threads::start(seams.threads)?;
         let kept = Kept { settings: Arc::new(settings), tasks: BTreeMap::new() };
-        let this = Self { hub, seams, kept: Mutex::new(kept) };
+        let this = Self { hub, seams, threads, kept: Mutex::new(kept) };
         this.add(accounts);
-        this
+        Ok(this)
     }
 
     /// Of one account whose task does not answer.
@@ -86,7 +94,7 @@ impl Accounts {
             account: account.clone(),
         };
         let kept = Kept { settings: Arc::default(), tasks: BTreeMap::from([(account.id, task)]) };
-        Self { hub, seams, kept: Mutex::new(kept) }
+        Self { hub, seams, threads: Threads::default(), kept: Mutex::new(kept) }
     }
 
     /// Starts the tasks of further accounts. Those that have one already are left alone.
@@ -112,7 +120,7 @@ impl Accounts {
             let stop = CancellationToken::new();
             let setup = Setup { settings: kept.settings.clone(), account: account.clone() };
             let task = keep_account(setup, self.hub.clone(), self.seams.clone(), steered, stop.clone());
-            let handle = AbortOnDropHandle::new(tokio::spawn(task));
+            let handle = AbortOnDropHandle::new(self.threads.spawn(task));
             kept.tasks.insert(account.id, Task { account, _counts: counts, steering, stop, handle });
         }
     }
@@ -276,7 +284,8 @@ mod tests {
         };
         let transport = Arc::new(Panics::default());
         let seams = Seams {
-            dial: Arc::new(TcpDial),
+            dial: Arc::new(TcpDial { receive_buffer: 64 << 10 }),
+            threads: 0,
             transport: transport.clone(),
             clock: Arc::new(SystemClock),
             random: Arc::new(SeededRandom::new(1)),

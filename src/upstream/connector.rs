@@ -1,13 +1,13 @@
 //! From a URL to an open WebSocket: TCP, TLS for wss, the upgrade.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use http::StatusCode;
 use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::{
@@ -43,8 +43,12 @@ pub trait Dial: Send + Sync + 'static {
 }
 
 /// Opens TCP connections.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct TcpDial;
+#[derive(Debug, Clone, Copy)]
+pub struct TcpDial {
+    /// How much the system is asked to take in before it is read, in bytes. It may give less: Linux
+    /// `net.core.rmem_max`.
+    pub receive_buffer: usize,
+}
 
 /// The host's name has no address. Carried inside an [`io::Error`], because `std` has no kind for it.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +63,7 @@ impl Dial for TcpDial {
                 tokio::net::lookup_host((host, port)).await.map_err(|_| unresolved())?.peekable();
             let mut last = unresolved();
             while let Some(address) = addresses.next() {
-                let connecting = TcpStream::connect(address);
+                let connecting = self.connect(address);
                 let connected = match addresses.peek() {
                     Some(_) => tokio::time::timeout(ADDRESS_TIMEOUT, connecting)
                         .await
@@ -77,6 +81,15 @@ impl Dial for TcpDial {
             }
             Err(last)
         })
+    }
+}
+
+impl TcpDial {
+    async fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // Before it connects: how far the window can grow is agreed on then. A wish: a system that grants less serves too.
+        let _ = socket.set_recv_buffer_size(u32::try_from(self.receive_buffer).unwrap_or(u32::MAX));
+        socket.connect(address).await
     }
 }
 

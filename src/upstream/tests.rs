@@ -133,6 +133,7 @@ impl Bench {
             clock: clock.clone(),
             random: Arc::new(SeededRandom::new(7)),
             gate: Arc::new(Gate::new(&settings)),
+            threads: 0,
             metrics: Arc::default(),
         };
         let account = config::Account {

@@ -108,10 +108,14 @@ fn documented() -> BTreeMap<String, Described> {
 async fn busy() -> (Whole, Consumer) {
     let whole = Whole::with(Settings::default(), |config| config.hub.log_records = 100).await;
     let mut consumer = whole.subscribe(request(&["call.*.*"])).await;
-    for number in 0..150 {
-        whole.publish(&Event::call(whole.account(), "CHANNEL_CREATE", &format!("call-{number}")));
+    let mut events = Vec::new();
+    // Never more at once than the log holds.
+    for numbers in [0..75, 75..150] {
+        for number in numbers.clone() {
+            whole.publish(&Event::call(whole.account(), "CHANNEL_CREATE", &format!("call-{number}")));
+        }
+        events.extend(consumer.events(numbers.len()).await);
     }
-    let events = consumer.events(150).await;
 
     let resume = proto::SubscribeRequest {
         start: Some(proto::subscribe_request::Start::ResumeAfter(events[140].cursor.clone().unwrap())),

@@ -78,6 +78,9 @@ pub enum StartError {
     /// TLS for consumers is asked for, and cannot be had.
     #[error(transparent)]
     Tls(#[from] grpc::TlsSetupError),
+    /// The system gives no threads for the sessions.
+    #[error("cannot start the threads of the upstream: {0}")]
+    Threads(io::Error),
 }
 
 impl Gateway {
@@ -106,7 +109,8 @@ impl Gateway {
 
         let opt_in = config.upstream.opt_in.clone();
         let accounts =
-            Accounts::start(config.upstream.clone(), config.accounts.clone(), hub.clone(), seams.clone());
+            Accounts::start(config.upstream.clone(), config.accounts.clone(), hub.clone(), seams.clone())
+                .map_err(StartError::Threads)?;
         let accounts = Arc::new(accounts);
         let settings = InForce::from(config.grpc.clone());
 
