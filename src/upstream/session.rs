@@ -11,7 +11,7 @@ mod state;
 use std::{collections::BTreeMap, io, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt};
-use tokio::{sync::mpsc, sync::watch, time::Instant};
+use tokio::{sync::mpsc, sync::watch, task::unconstrained, time::Instant};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{self, Message},
@@ -88,7 +88,7 @@ pub(crate) struct Context<'a> {
     pub tag: String,
     /// The settings.
     pub settings: &'a config::Upstream,
-    /// For [`Ended::last_life`].
+    /// For [`Ended::last_life`] and [`Ended::alive`].
     pub clock: &'a dyn WallClock,
     /// Where everything goes.
     pub intake: &'a Intake,
@@ -143,7 +143,11 @@ pub(crate) async fn run<S: Io>(
                 let mut cause = session.receive(message);
                 for _ in 1..BATCH {
                     if cause.is_some() { break }
-                    let Some(message) = stream.next().now_or_never() else { break };
+                    // The scheduler's patience must not be taken for an empty socket.
+                    let Some(message) = unconstrained(stream.next()).now_or_never() else {
+                        session.caught_up();
+                        break;
+                    };
                     cause = session.receive(message);
                 }
                 if let Some(cause) = cause { break cause }

@@ -39,8 +39,8 @@ impl Keeper {
             Stage::Leaving { drained: false } => {
                 End::Lost { reason: GapReason::Rotation, since: ended.read_through }
             }
-            Stage::Breaking { reason } => End::Lost { reason, since: ended.last_life },
-            _ => End::Lost { reason, since: ended.last_life },
+            Stage::Breaking { reason } => End::Lost { reason, since: ended.alive },
+            _ => End::Lost { reason, since: ended.alive },
         };
         // Where no session is left that is said before the loss: nobody is told that a live upstream holds nothing.
         if self.successor.is_none() {
@@ -111,7 +111,7 @@ impl Keeper {
             let ended = current.ends.as_mut().await;
             current.counted.ended(ended.cause.into());
             (self.flavour, self.last_life) = (ended.flavour, Some(ended.last_life));
-            let end = End::Lost { reason: GapReason::UpstreamDisconnected, since: ended.last_life };
+            let end = End::Lost { reason: GapReason::UpstreamDisconnected, since: ended.alive };
             self.intake.book(|ledger| ledger.ended(current.id, end));
             info!("the session was closed");
         }

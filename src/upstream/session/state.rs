@@ -52,6 +52,10 @@ pub(super) struct Session<'a> {
     /// The last inbound frame, by both clocks.
     life: Instant,
     last_life: SystemTime,
+    /// When nothing was left to read.
+    caught_up: SystemTime,
+    /// The same, before the last frame came: that was sent later.
+    heard_after: SystemTime,
     /// The last frame of ours, and the last ping.
     sent: Instant,
     pinged: Instant,
@@ -66,6 +70,7 @@ pub(super) struct Session<'a> {
 impl<'a> Session<'a> {
     pub(super) fn new(context: Context<'a>, outgoing: mpsc::Sender<Message>) -> Self {
         let now = Instant::now();
+        let opened = context.clock.now();
         Self {
             commands: Commands::new(
                 context.settings,
@@ -81,7 +86,9 @@ impl<'a> Session<'a> {
             marked: 0,
             flavour: context.flavour,
             life: now,
-            last_life: context.clock.now(),
+            last_life: opened,
+            caught_up: opened,
+            heard_after: opened,
             sent: now,
             pinged: now,
             pings: 0,
@@ -319,6 +326,7 @@ impl<'a> Session<'a> {
         let now = Instant::now();
         self.life = now;
         self.last_life = self.context.clock.now();
+        self.heard_after = self.caught_up;
         self.context.intake.counts().frame(self.last_life);
         match message {
             Message::Text(text) => self.text(text.as_str(), now),
@@ -333,6 +341,11 @@ impl<'a> Session<'a> {
             // tungstenite answers pings itself.
             Message::Ping(_) | Message::Binary(_) | Message::Frame(_) => None,
         }
+    }
+
+    /// All that had come by the time of the last frame is read.
+    pub(super) fn caught_up(&mut self) {
+        self.caught_up = self.last_life;
     }
 
     fn text(&mut self, text: &str, now: Instant) -> Option<CloseCause> {
@@ -481,6 +494,7 @@ impl<'a> Session<'a> {
         Ended {
             cause,
             last_life: self.last_life,
+            alive: read_through.max(self.heard_after).min(self.last_life),
             read_through: read_through.min(self.last_life),
             live: self.live_since.map_or(Duration::ZERO, |since| since.elapsed()),
             flavour: self.flavour,
