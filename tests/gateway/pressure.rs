@@ -45,7 +45,8 @@ struct Size {
 }
 
 impl Size {
-    /// Small, for every run; `HAWKING_PRESSURE=full` for what an operator may expect of a release build.
+    /// Small, for every run: what waits for a consumer is seen, and a processor that is late is not. `HAWKING_PRESSURE=full`
+    /// for what an operator may expect of a release build on a machine with nothing else to do.
     fn of_this_run() -> Self {
         match std::env::var_os("HAWKING_PRESSURE") {
             Some(_) => Self {
@@ -76,6 +77,9 @@ impl Size {
 
 /// Between two bursts.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Between two events of a burst: the fastest at which a real 4.3 loses nothing by itself, whoever reads (F46: nothing at
+/// 7,000/s; half of a burst that comes four times as fast, although the reader never paused).
+const APART: Duration = Duration::from_micros(143);
 /// How often something is published while it is even.
 const TICK: Duration = Duration::from_millis(5);
 /// On each connection that those who read share with some who do not.
@@ -123,7 +127,11 @@ fn publish(sim: &Simulator, size: &Size) -> usize {
     }
     for _ in 0..size.bursts {
         std::thread::sleep(PAUSE);
-        publish(size.burst);
+        let began = Instant::now();
+        for due in 1..=size.burst {
+            publish(1);
+            std::thread::sleep((APART * due).saturating_sub(began.elapsed()));
+        }
     }
     queued
 }
