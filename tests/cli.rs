@@ -15,15 +15,21 @@ mod demo;
 mod drain;
 #[path = "cli/mistyped.rs"]
 mod mistyped;
+#[path = "cli/mounted.rs"]
+mod mounted;
+#[path = "common/numbered.rs"]
+mod numbered;
 #[path = "cli/process.rs"]
 mod process;
 #[path = "cli/reload.rs"]
 mod reload;
+#[path = "cli/reload_at_random.rs"]
+mod reload_at_random;
 #[path = "cli/secrets.rs"]
 mod secrets;
 #[path = "cli/tail.rs"]
 mod tail;
-#[path = "common/takeover.rs"]
+#[path = "cli/takeover.rs"]
 mod takeover;
 
 use std::{

@@ -5,8 +5,8 @@
 
 mod gateway {
     mod harness;
-    #[path = "../common/takeover.rs"]
-    mod takeover_crowd;
+    #[path = "../common/numbered.rs"]
+    mod numbered;
     mod tls;
     mod whole;
 
@@ -33,5 +33,4 @@ mod gateway {
     mod resume;
     mod services;
     mod stalled;
-    mod takeover;
 }

@@ -90,10 +90,13 @@ pub(super) async fn command(arguments: Arguments) -> Result<(), Failure> {
             () = hangups.next() => "SIGHUP",
             () = changed => "a file has changed",
         };
-        let config = watch.reload();
+        let reload = async {
+            let config = watch.reload().await;
+            gateway.reload().apply(config, why).await
+        };
         tokio::select! {
-            _outcome = gateway.reload().apply(config, why) => {}
-            // What goes has not quite gone: now all does.
+            _outcome = reload => {}
+            // What goes has not quite gone, say: now all does.
             signal = signals.next() => break signal,
         }
     };

@@ -16,7 +16,9 @@ use std::{
     time::Duration,
 };
 
-use crate::config::{self, Config, ConfigErrors};
+use tokio::task::spawn_blocking;
+
+use crate::config::{self, Config, ConfigError, ConfigErrors, Place, Problem};
 
 /// How often it is read again where the files that it names have changed with it.
 const ROUNDS: usize = 3;
@@ -25,13 +27,45 @@ const ROUNDS: usize = 3;
 type Digests = BTreeMap<PathBuf, Option<u64>>;
 
 /// The configuration's files, as they were when it was last loaded.
+///
+/// Files are read on threads of their own: a file system that hangs must hang nobody else.
 pub struct Watch {
-    path: Option<PathBuf>,
-    sources: BTreeSet<PathBuf>,
-    hasher: RandomState,
+    sources: Sources,
     loaded: Digests,
     /// What they have changed to, as it was seen last.
     seen: Option<Digests>,
+}
+
+/// Where the configuration comes from.
+#[derive(Clone)]
+struct Sources {
+    path: Option<PathBuf>,
+    /// Its file, and those that it names.
+    files: BTreeSet<PathBuf>,
+    hasher: RandomState,
+}
+
+impl Sources {
+    /// Reads the configuration, and the files as they were before that.
+    fn load(&mut self) -> (Digests, Result<Config, ConfigErrors>) {
+        let mut rounds = 0;
+        loop {
+            // Before it is read: what changes after that is a change.
+            let digests = self.digests();
+            let (config, files) = Config::load_with_sources(self.path.as_deref(), config::environment());
+            let known = files == self.files;
+            self.files = files;
+            rounds += 1;
+            if known || rounds == ROUNDS {
+                return (digests, config);
+            }
+        }
+    }
+
+    fn digests(&self) -> Digests {
+        let digest = |path: &PathBuf| fs::read(path).ok().map(|content| self.hasher.hash_one(content));
+        self.files.iter().map(|path| (path.clone(), digest(path))).collect()
+    }
 }
 
 impl Watch {
@@ -41,32 +75,37 @@ impl Watch {
     ///
     /// As [`Config::load`]; what was read is watched all the same.
     pub fn load(path: Option<PathBuf>) -> (Self, Result<Config, ConfigErrors>) {
-        let sources = path.clone().into_iter().collect();
-        let hasher = RandomState::new();
-        let mut this = Self { path, sources, hasher, loaded: Digests::new(), seen: None };
-        let config = this.reload();
-        (this, config)
+        let files = path.clone().into_iter().collect();
+        let mut sources = Sources { path, files, hasher: RandomState::new() };
+        let (loaded, config) = sources.load();
+        (Self { sources, loaded, seen: None }, config)
     }
 
-    /// Loads it anew.
+    /// Loads it anew. Dropping the future loses nothing.
     ///
     /// # Errors
     ///
-    /// As [`Config::load`].
-    pub fn reload(&mut self) -> Result<Config, ConfigErrors> {
-        self.seen = None;
-        let mut rounds = 0;
-        loop {
-            // Before it is read: what changes after that is a change.
-            self.loaded = digests(&self.sources, &self.hasher);
-            let (config, sources) = Config::load_with_sources(self.path.as_deref(), config::environment());
-            let known = sources == self.sources;
-            self.sources = sources;
-            rounds += 1;
-            if known || rounds == ROUNDS {
-                return config;
-            }
-        }
+    /// As [`Config::load`]; and where reading it came to a panic, which is to end nothing that runs.
+    pub async fn reload(&mut self) -> Result<Config, ConfigErrors> {
+        let mut sources = self.sources.clone();
+        let read = spawn_blocking(move || {
+            let (loaded, config) = sources.load();
+            (sources, loaded, config)
+        });
+        let Ok((sources, loaded, config)) = read.await else { return Err(self.panicked()) };
+        *self = Self { sources, loaded, seen: None };
+        config
+    }
+
+    /// Reading it came to a panic. It is not read again before it changes.
+    fn panicked(&mut self) -> ConfigErrors {
+        self.loaded = self.seen.take().unwrap_or_default();
+        let path = self.sources.path.clone();
+        let reason = "it came to a panic, which is a defect; the log has it".to_owned();
+        let problem =
+            Problem::Unreadable { path: path.clone().unwrap_or_default().display().to_string(), reason };
+        let place = path.map_or(Place::Environment, Place::File);
+        ConfigErrors(vec![ConfigError { place, key: String::new(), problem }])
     }
 
     /// Waits until the files have changed since they were loaded, and stayed the same for an interval since then. Dropping
@@ -74,10 +113,8 @@ impl Watch {
     pub async fn changed(&mut self, interval: Duration) {
         loop {
             tokio::time::sleep(interval).await;
-            let (sources, hasher) = (self.sources.clone(), self.hasher.clone());
-            // A file system that hangs must hang nobody else.
-            let now = tokio::task::spawn_blocking(move || digests(&sources, &hasher)).await;
-            let Ok(now) = now else { continue };
+            let sources = self.sources.clone();
+            let Ok(now) = spawn_blocking(move || sources.digests()).await else { continue };
             if now == self.loaded {
                 self.seen = None;
             } else if self.seen.as_ref() == Some(&now) {
@@ -87,11 +124,6 @@ impl Watch {
             }
         }
     }
-}
-
-fn digests(files: &BTreeSet<PathBuf>, hasher: &RandomState) -> Digests {
-    let digest = |path: &PathBuf| fs::read(path).ok().map(|content| hasher.hash_one(content));
-    files.iter().map(|path| (path.clone(), digest(path))).collect()
 }
 
 #[cfg(test)]
@@ -132,24 +164,24 @@ mod tests {
         // Written in place, with the same length and perhaps within the granularity of a file's times.
         fs::write(path("key"), "b").unwrap();
         changes(&mut watch).await;
-        watch.reload().unwrap();
+        watch.reload().await.unwrap();
         assert!(is_quiet(&mut watch).await);
 
         // Renamed over.
         fs::write(path("new"), format!("# \n{}", text(&path("key")))).unwrap();
         fs::rename(path("new"), path("config.toml")).unwrap();
         changes(&mut watch).await;
-        watch.reload().unwrap();
+        watch.reload().await.unwrap();
 
         // Gone, which is an error, and back again as it was.
         let was = fs::read(path("key")).unwrap();
         fs::remove_file(path("key")).unwrap();
         changes(&mut watch).await;
-        assert!(watch.reload().is_err());
+        assert!(watch.reload().await.is_err());
         assert!(is_quiet(&mut watch).await, "an error is not tried again and again");
         fs::write(path("key"), was).unwrap();
         changes(&mut watch).await;
-        watch.reload().unwrap();
+        watch.reload().await.unwrap();
     }
 
     /// As the kubelet does: `config.toml -> ..data/config.toml`, `..data -> ..TIME`, and a new `..data` is renamed over the
@@ -173,7 +205,7 @@ mod tests {
         assert!(is_quiet(&mut watch).await);
         put("..2", "b");
         changes(&mut watch).await;
-        watch.reload().unwrap();
+        watch.reload().await.unwrap();
         assert!(is_quiet(&mut watch).await);
     }
 

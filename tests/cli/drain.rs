@@ -84,7 +84,7 @@ impl Replica {
 /// `TAKEOVER_STREAMS=500 TAKEOVER_ROUNDS=50` is the full size.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigterm_loses_nothing_and_ends_in_time_whatever_peers_do() {
-    let (streams, rounds) = (scale("TAKEOVER_STREAMS", 40), scale("TAKEOVER_ROUNDS", 1));
+    let (streams, rounds) = (scale("TAKEOVER_STREAMS", 60), scale("TAKEOVER_ROUNDS", 2));
     let sim = Simulator::start(Settings { record_limit: 0, ..Settings::default() }).await.unwrap();
     let account = sim.account(&ACCOUNT.parse().unwrap()).unwrap().clone();
     let traffic = Traffic::start(&sim, &account);

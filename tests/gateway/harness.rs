@@ -231,12 +231,6 @@ impl Consumer {
         }
     }
 
-    /// The next message, or how the stream ends. Waits for ever.
-    pub async fn message(&mut self) -> Result<Option<Kind>, Status> {
-        let message = self.stream.message().await?;
-        Ok(message.map(|message| message.kind.expect("every message has a kind")))
-    }
-
     /// The next message; a status or the end fail the test.
     pub async fn next(&mut self) -> Kind {
         match soon("a message", self.stream.message()).await {

@@ -1,35 +1,25 @@
 //! New settings while consumers read: whom a change does not concern does not notice it.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 
 use hawking::{
     binding::{AccountId, Binding, OptIn},
     cli::serve::Gateway,
     config::{self, AccountName, Config, ConfigErrors, Credentials, HashMethod},
     ops::reload::Outcome,
-    proto::{self, event_service_client::EventServiceClient, subscribe_response::Kind},
+    proto::event_service_client::EventServiceClient,
     random::{Random, SeededRandom},
     sim::{AccountSpec, Event, Happening, Settings, Simulator},
     telemetry::metrics::Form,
     upstream::Seams,
 };
-use parking_lot::Mutex;
 use tempfile::TempDir;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Status, transport::Channel};
 use url::Url;
 
 use super::{
-    harness::{Consumer, account_id, channel, eventually, reason, settings, soon},
+    harness::{account_id, channel, eventually, settings, soon},
+    numbered::{Reading, Traffic, reason},
     whole::config as config_for,
 };
 
@@ -87,16 +77,7 @@ impl Place {
     }
 
     async fn subscribe(&mut self, number: usize) -> Result<Reading, Status> {
-        let request = proto::SubscribeRequest {
-            account_id: id(number).to_string(),
-            bindings: vec!["call.*.*".into()],
-            payload_format: proto::PayloadFormat::None.into(),
-            client_name: format!("reads {number}"),
-            ..Default::default()
-        };
-        let mut consumer = Consumer::begin(&mut self.client, request).await?;
-        consumer.confirmed().await;
-        Ok(Reading::start(consumer))
+        Reading::begin(&mut self.client, id(number)).await
     }
 
     async fn stop(self) {
@@ -134,94 +115,6 @@ fn accounts(base: &Config, ways: &BTreeMap<usize, Way>) -> Vec<config::Account> 
     ways.iter().map(account).collect()
 }
 
-/// What a stream has brought.
-#[derive(Debug, Default)]
-struct Seen {
-    numbers: Vec<u64>,
-    gaps: Vec<proto::Gap>,
-    end: Option<Status>,
-}
-
-/// A stream that is read by a task of its own.
-struct Reading {
-    seen: Arc<Mutex<Seen>>,
-    task: JoinHandle<()>,
-}
-
-impl Reading {
-    fn start(mut consumer: Consumer) -> Self {
-        let seen = Arc::<Mutex<Seen>>::default();
-        let told = seen.clone();
-        let task = tokio::spawn(async move {
-            loop {
-                match consumer.message().await {
-                    Ok(Some(Kind::Event(event))) => told.lock().numbers.push(event.call_id.parse().unwrap()),
-                    Ok(Some(Kind::Gap(gap))) => told.lock().gaps.push(gap),
-                    Ok(Some(_)) => {}
-                    Ok(None) => panic!("a stream ended without a status"),
-                    Err(status) => {
-                        told.lock().end = Some(status);
-                        return;
-                    }
-                }
-            }
-        });
-        Self { seen, task }
-    }
-
-    /// It has missed nothing, and nothing came twice.
-    fn check(&self, number: usize) {
-        let seen = self.seen.lock();
-        assert_eq!(seen.gaps, [], "account {number}");
-        let torn = seen.numbers.windows(2).find(|pair| pair[1] != pair[0] + 1);
-        assert_eq!(torn, None, "account {number} of {:?}", seen.numbers.len());
-    }
-
-    fn last(&self) -> u64 {
-        self.seen.lock().numbers.last().copied().unwrap_or_default()
-    }
-
-    /// It ends because its account went.
-    async fn gone(self, number: usize) {
-        soon("the stream ends", self.task).await.unwrap();
-        let end = self.seen.lock().end.take().unwrap();
-        assert_eq!((end.code(), &*reason(&end)), (Code::NotFound, "ACCOUNT_NOT_CONFIGURED"), "{number}");
-    }
-}
-
-/// Publishes numbered events of each account, evenly, until it is stopped.
-struct Traffic {
-    published: Arc<Vec<AtomicU64>>,
-    stop: CancellationToken,
-    task: JoinHandle<()>,
-}
-
-impl Traffic {
-    fn start(sim: &Simulator, accounts: usize) -> Self {
-        let published: Arc<Vec<_>> = Arc::new((0..accounts).map(|_| AtomicU64::new(0)).collect());
-        let (stop, counts, sim) = (CancellationToken::new(), published.clone(), sim.clone());
-        let stopped = stop.clone();
-        let task = tokio::spawn(async move {
-            while !stopped.is_cancelled() {
-                for (number, count) in counts.iter().enumerate() {
-                    let call_id = (count.load(Ordering::Relaxed) + 1).to_string();
-                    let account = sim.account(&id(number)).unwrap();
-                    sim.publish(&Event::call(account, "CHANNEL_CREATE", &call_id)).unwrap();
-                    count.fetch_add(1, Ordering::Relaxed);
-                }
-                tokio::time::sleep(Duration::from_millis(4)).await;
-            }
-        });
-        Self { published, stop, task }
-    }
-
-    async fn stop(self) -> Vec<u64> {
-        self.stop.cancel();
-        self.task.await.unwrap();
-        self.published.iter().map(|count| count.load(Ordering::Relaxed)).collect()
-    }
-}
-
 /// A number from the environment, for runs by hand.
 fn scale(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |text| text.parse().expect("a number"))
@@ -250,7 +143,7 @@ async fn random_changes_under_load() {
             [place.subscribe(*number).await.unwrap(), place.subscribe(*number).await.unwrap()],
         );
     }
-    let traffic = Traffic::start(&place.sim, ALL);
+    let traffic = Traffic::start(&place.sim, (0..ALL).map(id).collect(), Duration::from_millis(4));
 
     let mut made = BTreeMap::<&str, usize>::new();
     let mut outcomes = BTreeMap::<&str, usize>::new();
@@ -341,9 +234,9 @@ async fn random_changes_under_load() {
             false => assert!(matches!(outcome, Outcome::Applied { .. }), "{what}: {outcome:?}"),
         }
         if let Some(number) = removed {
-            for reading in readings.remove(&number).unwrap() {
-                reading.check(number);
-                reading.gone(number).await;
+            for mut reading in readings.remove(&number).unwrap() {
+                reading.gone(what).await;
+                reading.has_no_hole(what);
             }
             let refused = place.subscribe(number).await.err().expect("it is not served any more");
             assert_eq!(reason(&refused), "ACCOUNT_NOT_CONFIGURED");
@@ -352,12 +245,8 @@ async fn random_changes_under_load() {
             let both = [place.subscribe(number).await.unwrap(), place.subscribe(number).await.unwrap()];
             readings.insert(number, both);
         }
-        for (number, both) in &readings {
-            for reading in both {
-                let end = reading.seen.lock().end.clone();
-                assert!(end.is_none(), "round {round}, {what}: {number} ended with {end:?}");
-                reading.check(*number);
-            }
+        for reading in readings.values().flatten() {
+            reading.check(&format!("round {round}, {what}"));
         }
         tokio::time::sleep(Duration::from_millis(draw(60) as u64)).await;
     }
@@ -367,11 +256,15 @@ async fn random_changes_under_load() {
         let series = format!("hawking_config_reloads_total{{outcome=\"{outcome}\"}} {count}\n");
         assert!(text.contains(&series), "{series} in {text}");
     }
+    for reading in readings.values().flatten() {
+        // One may have come with the last change.
+        reading.has(1).await;
+    }
     let published = traffic.stop().await;
     for (number, both) in &readings {
         for reading in both {
-            eventually("everything has come", async || reading.last() == published[*number]).await;
-            reading.check(*number);
+            reading.has(published[*number]).await;
+            reading.check("at the end");
         }
     }
     println!("{made:?}, published {published:?}");
@@ -389,8 +282,8 @@ async fn a_descendant_moves_between_sessions() {
     )
     .await;
     let served_by = |place: &Place, number: usize| place.gateway.hub().get(&id(number)).unwrap().served_by();
-    let child = place.subscribe(1).await.unwrap();
-    let grandchild = place.subscribe(2).await.unwrap();
+    let mut child = place.subscribe(1).await.unwrap();
+    let mut grandchild = place.subscribe(2).await.unwrap();
     let neighbour = place.subscribe(3).await.unwrap();
     let epoch = place.gateway.hub().get(&id(1)).unwrap().epoch();
     assert_eq!((served_by(&place, 1), served_by(&place, 2)), (id(0), id(0)));
@@ -413,18 +306,18 @@ async fn a_descendant_moves_between_sessions() {
         }
         published += 10;
         for reading in [&child, &grandchild, &neighbour] {
-            eventually("the events come, each once", async || reading.last() == published).await;
+            reading.has(published).await;
         }
     }
     assert_eq!(child.seen.lock().numbers, (1..=published).collect::<Vec<_>>());
     assert_eq!(place.gateway.hub().get(&id(1)).unwrap().epoch(), epoch, "its cursors are good");
-    grandchild.check(2);
-    neighbour.check(3);
+    grandchild.check("after the moves of another");
+    neighbour.check("after the moves of others");
 
     let config = place.with(&own(&[3]));
     place.apply(Ok(config)).await;
-    child.gone(1).await;
-    grandchild.gone(2).await;
+    child.gone("nobody serves it").await;
+    grandchild.gone("nobody serves it").await;
     assert!(neighbour.seen.lock().end.is_none());
     place.stop().await;
 }
@@ -435,7 +328,7 @@ async fn a_session_is_replaced_only_where_it_must_be() {
     let mut ways: BTreeMap<usize, Way> = [(0, Way::default())].into();
     let mut place = Place::start(vec![spec(0, None)], &ways).await;
     let reading = place.subscribe(0).await.unwrap();
-    let traffic = Traffic::start(&place.sim, 1);
+    let traffic = Traffic::start(&place.sim, vec![id(0)], Duration::from_millis(4));
     let logins = |place: &Place, path: &str| {
         let of = |exchange: &hawking::sim::Exchange| matches!(&exchange.what, Happening::Crossbar { path: at, .. } if at.ends_with(path));
         place.sim.record().iter().filter(|exchange| of(exchange)).count()
@@ -458,8 +351,8 @@ async fn a_session_is_replaced_only_where_it_must_be() {
     .await;
     assert_eq!((logins(&place, "api_auth"), logins(&place, "user_auth")), (1, 1), "with the new credentials");
     let published = traffic.stop().await;
-    eventually("everything has come", async || reading.last() == published[0]).await;
-    reading.check(0);
+    reading.has(published[0]).await;
+    reading.check("after both");
     place.stop().await;
 }
 

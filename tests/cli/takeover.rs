@@ -37,7 +37,7 @@ const PER_CONNECTION: usize = 10;
 /// live for as long.
 pub const OVERLAP: Duration = Duration::from_secs(1);
 
-/// For runs by hand: `TAKEOVER_STREAMS=500 TAKEOVER_ROUNDS=50`.
+/// A number from the environment, for runs by hand.
 pub fn scale(name: &str, default: usize) -> usize {
     std::env::var(name).ok().map_or(default, |text| text.parse().expect("a number"))
 }
@@ -198,6 +198,9 @@ impl Crowd {
             // What any of them was given up to there, this one was given too.
             let expected: Vec<_> = known.iter().filter(|(at, _)| *at > begin && *at <= position).collect();
             assert_eq!(leg.events.iter().collect::<Vec<_>>(), expected, "after {begin}, up to {position}");
+            let numbers: Vec<u64> = leg.numbers().collect();
+            let torn = numbers.windows(2).find(|pair| pair[1] != pair[0] + 1);
+            assert_eq!(torn, None, "a hole before Draining");
         }
 
         let last = last().await;
