@@ -54,7 +54,8 @@ pub use frame::Encodes;
 pub use gap::{Gap, GapReason};
 pub use interest::Interest;
 pub use log::{
-    Control, Cursor, Epoch, IncomingEvent, LostBindings, Sequence, UpstreamChange, UpstreamState, Window,
+    Control, Cursor, Epoch, EventTexts, IncomingEvent, LostBindings, Sequence, UpstreamChange, UpstreamState,
+    Window,
 };
 pub use memory::{Evictions, HELD_PER_STREAM, MemoryUse};
 pub use progress::Progress;

@@ -6,13 +6,13 @@ use smallvec::SmallVec;
 
 use super::{Pattern, pattern::key_words};
 
-/// A trie over the words of patterns. `V` is small and copied (an id).
+/// A trie over the words of patterns. `V` is small: an id, or what is shared.
 ///
 /// A key walks down two branches at most for each of its words: the one of that word and the one of `*`. No way through
 /// the trie forks at a `#`: one at the end of a pattern belongs to the branch that it hangs on, and patterns with one
 /// before the end (no binding of the catalogue gives any) are kept aside and tried one by one. So each pattern is met
 /// once, and nothing needs to be allocated to find out.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Index<V> {
     root: Node<V>,
     /// Patterns with a `#` before the end.
@@ -22,7 +22,7 @@ pub struct Index<V> {
 /// What belongs to one pattern: seldom more than one value, which then needs no way to somewhere else in memory.
 type Values<V> = SmallVec<[V; 2]>;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Node<V> {
     words: Words<V>,
     star: Option<Box<Node<V>>>,
@@ -44,7 +44,7 @@ impl<V> Default for Index<V> {
     }
 }
 
-impl<V: Copy + PartialEq> Index<V> {
+impl<V: PartialEq> Index<V> {
     /// An empty index.
     pub fn new() -> Self {
         Self::default()
@@ -83,7 +83,7 @@ impl<V: Copy + PartialEq> Index<V> {
     }
 
     /// Takes a value away from under a pattern; empty branches go. Returns whether it was there.
-    pub fn remove(&mut self, pattern: &Pattern, value: V) -> bool {
+    pub fn remove(&mut self, pattern: &Pattern, value: &V) -> bool {
         match path(pattern) {
             None => {
                 let Some(at) = self.aside.iter().position(|(other, _)| other == pattern) else {
@@ -100,22 +100,32 @@ impl<V: Copy + PartialEq> Index<V> {
     }
 
     /// Calls `found` for each value under a pattern that lets `key` through: once for each such pattern.
-    pub fn for_each_match(&self, key: &str, mut found: impl FnMut(V)) {
+    pub fn for_each_match(&self, key: &str, mut found: impl FnMut(&V)) {
         self.root.for_each_match(key_words(key), &mut found);
         for (pattern, values) in &self.aside {
             if pattern.matches(key) {
-                values.iter().copied().for_each(&mut found);
+                values.iter().for_each(&mut found);
             }
         }
     }
 }
 
-impl<V: Copy + PartialEq> Node<V> {
+impl<V: PartialEq> Index<V> {
+    /// Calls `found` for each value under a pattern that contains `pattern`, and for few others, which the caller has to tell
+    /// apart.
+    pub fn for_each_around(&self, pattern: &Pattern, found: impl FnMut(&V)) {
+        // The pattern's own text, taken for a key, is let through by the pattern (`*` and `#` stand for themselves too), hence
+        // by all that contain it.
+        self.for_each_match(pattern.as_str(), found);
+    }
+}
+
+impl<V: PartialEq> Node<V> {
     fn is_empty(&self) -> bool {
         self.words.is_empty() && self.star.is_none() && self.here.is_empty() && self.below.is_empty()
     }
 
-    fn remove<'a>(&mut self, mut words: impl Iterator<Item = &'a str>, hash: bool, value: V) -> bool {
+    fn remove<'a>(&mut self, mut words: impl Iterator<Item = &'a str>, hash: bool, value: &V) -> bool {
         match words.next() {
             None => take(if hash { &mut self.below } else { &mut self.here }, value),
             Some("*") => {
@@ -140,11 +150,11 @@ impl<V: Copy + PartialEq> Node<V> {
     fn for_each_match<'a>(
         &self,
         mut words: impl Iterator<Item = &'a str> + Clone,
-        found: &mut impl FnMut(V),
+        found: &mut impl FnMut(&V),
     ) {
-        self.below.iter().copied().for_each(&mut *found);
+        self.below.iter().for_each(&mut *found);
         let Some(word) = words.next() else {
-            self.here.iter().copied().for_each(found);
+            self.here.iter().for_each(found);
             return;
         };
         if let Some(node) = &self.star {
@@ -157,11 +167,11 @@ impl<V: Copy + PartialEq> Node<V> {
 }
 
 /// One type of iterator for all depths: without it each level of the recursion would be a type of its own.
-fn remove_below<V: Copy + PartialEq>(
+fn remove_below<V: PartialEq>(
     node: &mut Node<V>,
     words: &mut dyn Iterator<Item = &str>,
     hash: bool,
-    value: V,
+    value: &V,
 ) -> bool {
     node.remove(words, hash, value)
 }
@@ -181,7 +191,7 @@ fn path(pattern: &Pattern) -> Option<(impl Iterator<Item = &str>, bool)> {
 
 /// What follows on a word. Most places have a handful of followers (there are seven kinds, nine events of calls), and to
 /// look at these is quicker than to hash a word; ids go by the thousand.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Words<V> {
     Few(Vec<(Box<str>, Node<V>)>),
     Many(HashMap<Box<str>, Node<V>>),
@@ -238,8 +248,8 @@ impl<V> Words<V> {
     }
 }
 
-fn take<V: PartialEq>(values: &mut Values<V>, value: V) -> bool {
-    let Some(at) = values.iter().position(|other| *other == value) else { return false };
+fn take<V: PartialEq>(values: &mut Values<V>, value: &V) -> bool {
+    let Some(at) = values.iter().position(|other| other == value) else { return false };
     values.swap_remove(at);
     true
 }
@@ -255,7 +265,7 @@ mod tests {
 
     fn matches(index: &Index<u32>, key: &str) -> Vec<u32> {
         let mut found = Vec::new();
-        index.for_each_match(key, |value| found.push(value));
+        index.for_each_match(key, |value| found.push(*value));
         found.sort_unstable();
         found
     }
@@ -272,13 +282,31 @@ mod tests {
         assert_eq!(matches(&index, "call.CHANNEL_CREATE.a"), [7; 7]);
         assert_eq!(matches(&index, "a.a"), [7; 3]);
         assert_eq!(matches(&index, ""), [7; 2]);
-        assert!(index.remove(&Pattern::parse("#.a.#").unwrap(), 7));
-        assert!(!index.remove(&Pattern::parse("#.a.#").unwrap(), 7));
-        assert!(!index.remove(&Pattern::parse("call.*").unwrap(), 7));
+        assert!(index.remove(&Pattern::parse("#.a.#").unwrap(), &7));
+        assert!(!index.remove(&Pattern::parse("#.a.#").unwrap(), &7));
+        assert!(!index.remove(&Pattern::parse("call.*").unwrap(), &7));
         assert_eq!(matches(&index, "a.a"), [7; 2]);
     }
 
     proptest! {
+        #[test]
+        fn finds_all_that_contain_a_pattern(
+            patterns in prop::collection::vec(any_pattern(4), 0..24),
+            pattern in any_pattern(4),
+        ) {
+            let mut index = Index::new();
+            for (number, pattern) in patterns.iter().enumerate() {
+                index.insert(pattern, number);
+            }
+            let mut found = Vec::new();
+            index.for_each_around(&pattern, |number| found.push(*number));
+            for (number, other) in patterns.iter().enumerate() {
+                if other.contains(&pattern) {
+                    prop_assert!(found.contains(&number), "{} contains {}", other, pattern);
+                }
+            }
+        }
+
         #[test]
         fn finds_what_a_scan_finds(
             entries in prop::collection::vec((any_pattern(4), 0_u32..4), 0..24),
@@ -299,7 +327,7 @@ mod tests {
                 }
                 let (pattern, value) = removal.get(&entries);
                 let at = list.iter().position(|entry| entry == &(pattern.clone(), *value));
-                prop_assert_eq!(index.remove(pattern, *value), at.is_some());
+                prop_assert_eq!(index.remove(pattern, value), at.is_some());
                 at.map(|at| list.swap_remove(at));
             }
             for key in keys {
@@ -309,7 +337,7 @@ mod tests {
                 prop_assert_eq!(matches(&index, &key), scan);
             }
             for (pattern, value) in list {
-                prop_assert!(index.remove(&pattern, value));
+                prop_assert!(index.remove(&pattern, &value));
             }
             prop_assert!(index.is_empty(), "no empty branches stay: {:?}", index);
         }

@@ -242,7 +242,7 @@ impl Account {
         clock: SharedClock,
     ) -> Self {
         let share = process.memory.share(served_by);
-        let state = State::new(epoch, &process.settings(), always, Arc::clone(&share), clock.now());
+        let mut state = State::new(epoch, &process.settings(), always, Arc::clone(&share), clock.now());
         Self {
             id,
             home: Mutex::new(Home { served_by, branch: None }),
@@ -253,7 +253,7 @@ impl Account {
                 memory: Arc::clone(&process.memory),
             },
             share,
-            interest: watch::Sender::new(Arc::new(state.wanted().snapshot())),
+            interest: watch::Sender::new(Arc::new(state.wanted().untold().unwrap_or_default())),
             controls: watch::Sender::new(()),
             lingering: Arc::default(),
             janitor: Mutex::default(),
@@ -297,21 +297,19 @@ impl Account {
 
     /// Appends an event; `None` where nobody wants it. Never waits. The caller has removed duplicates.
     pub fn append(&self, event: IncomingEvent) -> Option<Sequence> {
-        let data = event.data.clone();
-        let fields = Fields::new(&data);
-        let mut event = event;
         let mut wakers = Vec::new();
-        let sequence = loop {
-            let now = self.clock.now();
-            let appended = self.state.lock().append(event, &fields, now, &mut wakers);
-            match appended {
-                Appended::Sequence(sequence) => break Some(sequence),
-                Appended::Unwanted => break None,
-                Appended::NeedsFields(back) => {
-                    event = *back;
-                    fields.parse();
-                }
-            }
+        let mut appended = self.state.lock().append(event, None, self.clock.now(), &mut wakers);
+        if let Appended::NeedsFields(event) = appended {
+            // A copy, because the event itself goes into the log: it costs little beside the parsing.
+            let data = event.data().to_owned();
+            let fields = Fields::new(&data);
+            fields.parse();
+            appended = self.state.lock().append(*event, Some(&fields), self.clock.now(), &mut wakers);
+        }
+        let sequence = match appended {
+            Appended::Sequence(sequence) => Some(sequence),
+            // With the fields at hand none are needed.
+            Appended::Unwanted | Appended::NeedsFields(_) => None,
         };
         wake(wakers);
         sequence
@@ -478,18 +476,14 @@ impl Account {
     /// changes at once cannot be told of in the wrong order.
     fn publish_interest(&self) {
         self.interest.send_if_modified(|told| {
-            let wanted = self.with_state(|state| state.wanted().snapshot());
-            let changed = **told != wanted;
-            if changed {
-                *told = Arc::new(wanted);
-            }
-            changed
+            let untold = self.with_state(|state| state.wanted().untold());
+            untold.map(|wanted| *told = Arc::new(wanted)).is_some()
         });
         let Some(branch) = self.home.lock().branch.clone() else { return };
         branch.send_if_modified(|told| {
             let wanted = Arc::clone(&self.interest.borrow());
             // Not there: it was removed.
-            let changed = told.get(&self.id).is_some_and(|known| *known != wanted);
+            let changed = told.get(&self.id).is_some_and(|known| !Arc::ptr_eq(known, &wanted));
             if changed {
                 Arc::make_mut(told).insert(self.id, wanted);
             }

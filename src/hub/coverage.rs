@@ -9,7 +9,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use crate::binding::{Binding, Kind, Pattern, UpstreamBinding};
+use crate::binding::{Binding, Index, Kind, Pattern, UpstreamBinding};
 
 use super::{
     gap::GapReason,
@@ -191,6 +191,9 @@ impl Holdings {
 pub(super) struct Coverage {
     upstream: UpstreamStanding,
     holdings: Holdings,
+    /// The same bindings, found by what they contain: who comes looks for those around its own, and thousands may come.
+    held: Index<UpstreamBinding>,
+    wanted: Index<Binding>,
     proofs: Proofs,
 }
 
@@ -227,6 +230,8 @@ impl Coverage {
         let mut wanted: Vec<_> = always.iter().map(|binding| (binding.clone(), Sequence(0))).collect();
         wanted.sort();
         wanted.dedup();
+        let mut index = Index::new();
+        wanted.iter().for_each(|(binding, _)| index.insert(binding.pattern(), binding.clone()));
         Self {
             upstream: UpstreamStanding {
                 change: UpstreamChange::unknown(),
@@ -234,6 +239,8 @@ impl Coverage {
                 position: Sequence(0),
             },
             holdings: Holdings { held: Vec::new(), wanted },
+            held: Index::new(),
+            wanted: index,
             proofs: Proofs::default(),
         }
     }
@@ -241,7 +248,27 @@ impl Coverage {
     pub(super) fn apply(&mut self, record: &ControlRecord) {
         self.upstream.fold(record);
         self.holdings.apply(record, |_| true);
+        self.index(&record.change);
         self.proofs = record.proofs;
+    }
+
+    fn index(&mut self, change: &Change) {
+        match change {
+            Change::Upstream(Control::Confirmed { binding } | Control::Refused { binding, .. }) => {
+                self.held.insert(binding.pattern(), binding.clone());
+            }
+            Change::Upstream(Control::Dropped { binding }) => {
+                self.held.remove(binding.pattern(), binding);
+            }
+            // What is lost is still on record.
+            Change::Upstream(Control::Lost { .. } | Control::Upstream(_)) => {}
+            Change::Wanted(bindings) => {
+                bindings.iter().for_each(|binding| self.wanted.insert(binding.pattern(), binding.clone()));
+            }
+            Change::Unwanted(bindings) => {
+                bindings.iter().for_each(|binding| _ = self.wanted.remove(binding.pattern(), binding));
+            }
+        }
     }
 
     pub(super) fn upstream(&self) -> &UpstreamStanding {
@@ -255,13 +282,24 @@ impl Coverage {
     /// The part that concerns one binding.
     pub(super) fn standing(&self, binding: &Binding, text: Arc<str>) -> Standing {
         let pattern = binding.pattern();
-        let held = self.holdings.held.iter().filter(|(upstream, _)| upstream.pattern().contains(pattern));
-        let wanted = self.holdings.wanted.iter().filter(|(wanted, _)| wanted.pattern().contains(pattern));
-        Standing {
-            binding: binding.clone(),
-            text,
-            holdings: Holdings { held: held.cloned().collect(), wanted: wanted.cloned().collect() },
-        }
+        let (mut held, mut wanted) = (Vec::new(), Vec::new());
+        self.held.for_each_around(pattern, |upstream| {
+            if upstream.pattern().contains(pattern)
+                && let Ok(index) = self.holdings.position(upstream)
+            {
+                held.push(self.holdings.held[index].clone());
+            }
+        });
+        self.wanted.for_each_around(pattern, |binding| {
+            if binding.pattern().contains(pattern)
+                && let Ok(index) = self.holdings.wanted.binary_search_by(|(other, _)| other.cmp(binding))
+            {
+                wanted.push(self.holdings.wanted[index].clone());
+            }
+        });
+        held.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        wanted.sort_unstable();
+        Standing { binding: binding.clone(), text, holdings: Holdings { held, wanted } }
     }
 
     /// Whether any binding of the kind is wanted.

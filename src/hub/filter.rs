@@ -12,12 +12,12 @@ use super::{
 /// The payload of one event, parsed when a filter first asks for a field, and only one level deep: most filters ask for a
 /// field of the root. Kept as raw text, so that a number is compared as it was written.
 pub(super) struct Fields<'a> {
-    data: &'a [u8],
+    data: &'a str,
     root: OnceCell<HashMap<String, &'a RawValue>>,
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn new(data: &'a [u8]) -> Self {
+    pub(super) fn new(data: &'a str) -> Self {
         Self { data, root: OnceCell::new() }
     }
 
@@ -26,14 +26,9 @@ impl<'a> Fields<'a> {
         self.root();
     }
 
-    /// Whether the payload is parsed.
-    pub(super) fn is_parsed(&self) -> bool {
-        self.root.get().is_some()
-    }
-
     /// What is no JSON object has no fields.
     fn root(&self) -> &HashMap<String, &'a RawValue> {
-        self.root.get_or_init(|| serde_json::from_slice(self.data).unwrap_or_default())
+        self.root.get_or_init(|| serde_json::from_str(self.data).unwrap_or_default())
     }
 
     /// The text of the field at a path: of a string its value, of a number or boolean its JSON text. Null, objects and
@@ -60,16 +55,25 @@ impl EventFilter {
         !self.fields.is_empty()
     }
 
+    /// Whether it asks for no more than that by which `Audience` finds its view: then whatever is found passes.
+    pub(super) fn asks_one_thing(&self) -> bool {
+        self.fields.is_empty() && (self.names.is_empty() || self.call_ids.is_empty())
+    }
+
     /// Whether the event passes, as far as can be told without its payload.
     pub(super) fn passes_envelope(&self, event: &IncomingEvent) -> bool {
-        let name = self.names.is_empty() || self.names.contains(&event.name);
-        name && (self.call_ids.is_empty() || self.call_ids.contains(&event.call_id))
+        let name = self.names.is_empty() || contains(&self.names, event.name());
+        name && (self.call_ids.is_empty() || contains(&self.call_ids, event.call_id()))
     }
 
     /// Whether the payload passes.
     pub(super) fn passes_payload(&self, fields: &Fields<'_>) -> bool {
         self.fields.iter().all(|filter| filter.passes(fields))
     }
+}
+
+fn contains(texts: &[String], text: &str) -> bool {
+    texts.iter().any(|other| other == text)
 }
 
 impl FieldFilter {
@@ -84,7 +88,7 @@ mod tests {
 
     fn passes(data: &str, path: &str, value: &str) -> bool {
         let path = path.split('.').map(str::to_owned).collect();
-        FieldFilter { path, values: vec!["other".into(), value.into()] }.passes(&Fields::new(data.as_bytes()))
+        FieldFilter { path, values: vec!["other".into(), value.into()] }.passes(&Fields::new(data))
     }
 
     #[test]

@@ -134,14 +134,14 @@ pub(super) fn write_event<'a>(
     origin.encodes.frames.fetch_add(1, Ordering::Relaxed);
     let core = record.core(keep, |record| encode_core(record, origin));
     let payload = match format {
-        PayloadFormat::Json => Payload::Json(&record.event.data),
+        PayloadFormat::Json => Payload::Json(record.event.data().as_bytes()),
         PayloadFormat::Typed => Payload::Encoded(record.typed(keep, |record| {
             origin.encodes.typed.fetch_add(1, Ordering::Relaxed);
-            payload::typed(record.event.key.kind, &record.event.data)
+            payload::typed(record.event.kind(), record.event.data().as_bytes())
         })),
         PayloadFormat::Struct => Payload::Encoded(record.structure(keep, |record| {
             origin.encodes.structures.fetch_add(1, Ordering::Relaxed);
-            payload::structure(&record.event.data)
+            payload::structure(record.event.data().as_bytes())
         })),
         PayloadFormat::None => Payload::Encoded(Cow::Borrowed(&[])),
     };
@@ -168,14 +168,14 @@ pub(super) fn estimate(record: &EventRecord, format: PayloadFormat, binding: usi
     /// Everything but the texts: prefix, cursor, account, category, times, and the key and length of each field.
     const BESIDE: usize = 112;
     let event = &record.event;
-    let json = event.data.len();
+    let json = event.data().len();
     let payload = match format {
         PayloadFormat::Json => json,
         PayloadFormat::Typed => record.made(format).unwrap_or(json),
         PayloadFormat::Struct => record.made(format).unwrap_or(json + json / 4),
         PayloadFormat::None => 0,
     };
-    let texts = event.name.len() + event.routing_key.len() + event.message_id.len() + event.call_id.len();
+    let texts = event.text_len() - json - event.key().len();
     BESIDE + texts + binding + payload
 }
 
@@ -185,15 +185,15 @@ fn encode_core(record: &EventRecord, origin: &Origin) -> Vec<u8> {
     let event = &record.event;
     let texts = [
         (EVENT_ACCOUNT_ID, origin.account.as_str()),
-        (EVENT_NAME, &event.name),
-        (EVENT_ROUTING_KEY, &event.routing_key),
-        (EVENT_MESSAGE_ID, &event.message_id),
-        (EVENT_CALL_ID, &event.call_id),
+        (EVENT_NAME, event.name()),
+        (EVENT_ROUTING_KEY, event.routing_key()),
+        (EVENT_MESSAGE_ID, event.message_id()),
+        (EVENT_CALL_ID, event.call_id()),
     ];
     let texts = texts.iter().filter(|(_, text)| !text.is_empty());
-    let times = [(EVENT_RECEIVE_TIME, Some(record.received)), (EVENT_EVENT_TIME, event.event_time)];
+    let times = [(EVENT_RECEIVE_TIME, Some(record.received)), (EVENT_EVENT_TIME, event.event_time())];
     let times = times.map(|(field, time)| (field, time.map(prost_types::Timestamp::from)));
-    let category = category(event.key.kind) as u64;
+    let category = category(event.kind()) as u64;
     let cursor = KEY + delimited_len(EPOCH) + KEY + encoded_len_varint(record.sequence.0);
 
     let length = KEY
@@ -260,7 +260,7 @@ mod tests {
     use super::*;
     use crate::{
         binding::EventKey,
-        hub::{IncomingEvent, Sequence},
+        hub::{EventTexts, IncomingEvent, Sequence},
     };
 
     /// As `prost` would write the message, but for the order of fields.
@@ -278,15 +278,10 @@ mod tests {
             [("", None, 1), ("m", Some(received - Duration::from_millis(1500)), u64::MAX)]
         {
             let routing_key = "call.account0000000000000000000000002.CHANNEL_CREATE.a%2Eb";
-            let event = IncomingEvent {
-                name: "CHANNEL_CREATE".into(),
-                routing_key: routing_key.into(),
-                message_id: message_id.into(),
-                call_id: "a.b".into(),
-                event_time,
-                data: Default::default(),
-                key: EventKey::from_routing_key(routing_key).unwrap(),
-            };
+            let key = EventKey::from_routing_key(routing_key).unwrap();
+            let texts =
+                EventTexts { name: "CHANNEL_CREATE", routing_key, message_id, call_id: "a.b", data: "" };
+            let event = IncomingEvent::new(&key, event_time, texts);
             let record = EventRecord::new(Sequence(sequence), received, event, Arc::clone(&share));
             let core = encode_core(&record, &origin);
             let expected = proto::Event {

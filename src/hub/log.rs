@@ -1,15 +1,18 @@
 //! The recent past of one account: events and control records in one sequence, bounded by bytes, count and age.
 //!
-//! Here stand the words that upstream and consumers speak; `record` is what is kept, `store` how.
+//! Here stand the words that upstream and consumers speak, an event's in `incoming`; `record` is what is kept, `store` how.
 
+mod incoming;
 pub(super) mod record;
 pub(super) mod store;
 
 use std::{fmt, str::FromStr, sync::Arc, time::SystemTime};
 
-use crate::binding::{EventKey, Flavour, UpstreamBinding};
+use crate::binding::{Flavour, UpstreamBinding};
 
 use super::gap::GapReason;
+
+pub use self::incoming::{EventTexts, IncomingEvent};
 
 /// The identity of a log: a new one begins if and only if the log's identity is lost. Shown as 16 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -70,25 +73,6 @@ impl FromStr for Cursor {
         let sequence = sequence.parse().map(Sequence).map_err(|_| CursorError)?;
         Ok(Self { epoch: epoch.parse()?, sequence })
     }
-}
-
-/// One upstream event after de-duplication, as the upstream side hands it over.
-#[derive(Debug, Clone)]
-pub struct IncomingEvent {
-    /// Kind, owner, key, routing-key name, call id.
-    pub key: EventKey,
-    /// The real name: `data.event` or the routing key's where upstream's `name` is generic.
-    pub name: String,
-    /// The routing key as it came.
-    pub routing_key: String,
-    /// `data.msg_id`, or empty.
-    pub message_id: String,
-    /// The call id, plain, or empty: `data.call_id`, else the routing key's.
-    pub call_id: String,
-    /// When upstream says that it happened (from Gregorian seconds).
-    pub event_time: Option<SystemTime>,
-    /// `data`, byte for byte as it came: a JSON object.
-    pub data: bytes::Bytes,
 }
 
 /// How the upstream of an account stands.

@@ -128,6 +128,8 @@ async fn settle(account: &Account, projection: &Projection, all: bool) -> Result
         if !pending || coverage.upstream().change.state == UpstreamState::Down {
             return Ok(());
         }
+        // Whoever holds it makes the next record copy it.
+        drop(coverage);
         if timeout_at(deadline, controls.changed()).await.is_err() {
             return Ok(());
         }

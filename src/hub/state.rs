@@ -124,8 +124,8 @@ impl State {
         }
     }
 
-    pub(super) fn wanted(&self) -> &Wanted {
-        &self.wanted
+    pub(super) fn wanted(&mut self) -> &mut Wanted {
+        &mut self.wanted
     }
 
     pub(super) fn subscriptions(&self) -> usize {
@@ -143,20 +143,18 @@ impl State {
     pub(super) fn append(
         &mut self,
         event: IncomingEvent,
-        fields: &Fields<'_>,
+        fields: Option<&Fields<'_>>,
         now: SystemTime,
         wakers: &mut Vec<Waker>,
     ) -> Appended {
         let Some(mut views) = self.wanted.candidates(&event).filter(|_| !self.gone) else {
             return Appended::Unwanted;
         };
-        let filter = |id: ViewId| self.views.get(id as usize).map(|view| view.projection().filter());
-        views.retain(|id| filter(*id).is_some_and(|filter| filter.passes_envelope(&event)));
+        let filter = |id: ViewId| self.views.get(id as usize).and_then(View::filter);
+        views.retain(|id| filter(*id).is_none_or(|filter| filter.passes_envelope(&event)));
         if views.iter().filter_map(|id| filter(*id)).any(|filter| filter.reads_payload()) {
-            if !fields.is_parsed() {
-                return Appended::NeedsFields(Box::new(event));
-            }
-            views.retain(|id| filter(*id).is_some_and(|filter| filter.passes_payload(fields)));
+            let Some(fields) = fields else { return Appended::NeedsFields(Box::new(event)) };
+            views.retain(|id| filter(*id).is_none_or(|filter| filter.passes_payload(fields)));
         }
         let sequence = self.log.append(event, now);
         self.forget();

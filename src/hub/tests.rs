@@ -20,8 +20,9 @@ use bytes::{Buf, Bytes};
 use prost::Message as _;
 
 use super::{
-    Account, Control, EventFilter, GapReason, Hub, IncomingEvent, Item, LostBindings, OverflowPolicy,
-    PayloadFormat, ReplayMissPolicy, Start, SubscribeSpec, Subscription, UpstreamChange, UpstreamState,
+    Account, Control, EventFilter, EventTexts, GapReason, Hub, IncomingEvent, Item, LostBindings,
+    OverflowPolicy, PayloadFormat, ReplayMissPolicy, Start, SubscribeSpec, Subscription, UpstreamChange,
+    UpstreamState,
 };
 use crate::{
     binding::{AccountId, Binding, EventKey, OptIn, UpstreamBinding},
@@ -128,15 +129,9 @@ fn spec(bindings: &[&str]) -> SubscribeSpec {
 
 fn event(routing_key: &str, data: &str) -> IncomingEvent {
     let key = EventKey::from_routing_key(routing_key).expect("a routing key");
-    IncomingEvent {
-        name: key.name().to_owned(),
-        call_id: key.call_id().unwrap_or_default().into_owned(),
-        key,
-        routing_key: routing_key.into(),
-        message_id: "m".into(),
-        event_time: Some(day()),
-        data: Bytes::copy_from_slice(data.as_bytes()),
-    }
+    let call_id = key.call_id().unwrap_or_default();
+    let texts = EventTexts { name: key.name(), routing_key, message_id: "m", call_id: &call_id, data };
+    IncomingEvent::new(&key, Some(day()), texts)
 }
 
 pub(super) fn call(name: &str, call_id: &str) -> IncomingEvent {

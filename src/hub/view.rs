@@ -81,7 +81,7 @@ impl Projection {
     /// Which of the bindings let the event's key through, in order.
     fn matched(&self, key: &str) -> SmallVec<[u32; 4]> {
         let mut matched = SmallVec::new();
-        self.index.for_each_match(key, |number| matched.push(number));
+        self.index.for_each_match(key, |number| matched.push(*number));
         matched.sort_unstable();
         matched.dedup();
         matched
@@ -101,7 +101,7 @@ impl Projection {
     fn encode(&self, records: &[Arc<EventRecord>], origin: &Origin) -> Vec<u8> {
         let mut out = Vec::with_capacity(records.iter().map(|record| self.estimate(record)).sum());
         for record in records {
-            self.write(&mut out, record, origin, true, &self.matched(&record.event.key.key));
+            self.write(&mut out, record, origin, true, &self.matched(record.event.key()));
         }
         out
     }
@@ -118,10 +118,10 @@ impl Projection {
         let mut count = 0;
         let mut last = None;
         for record in records {
-            let matched = self.matched(&record.event.key.key);
+            let matched = self.matched(record.event.key());
             if !matched.is_empty()
                 && self.key.filter.passes_envelope(&record.event)
-                && self.key.filter.passes_payload(&Fields::new(&record.event.data))
+                && self.key.filter.passes_payload(&Fields::new(record.event.data()))
             {
                 let full = out.len() + self.estimate(record) > BATCH_BYTES || count as usize == BATCH_EVENTS;
                 if count > 0 && full {
@@ -197,6 +197,9 @@ impl Drop for Batch {
 /// The state of a view that its readers share, under the account's lock.
 pub(super) struct View {
     projection: Arc<Projection>,
+    /// Its filter has to be looked at for each event. Kept here, because there is little else to look at for an event, and
+    /// the filter lies far away.
+    asks: bool,
     /// The view's events after `complete_after`, oldest first.
     positions: VecDeque<Sequence>,
     complete_after: Sequence,
@@ -230,6 +233,7 @@ pub(super) enum Next {
 impl View {
     pub(super) fn new(projection: Arc<Projection>, share: &Arc<Share>, newest: Sequence) -> Self {
         Self {
+            asks: !projection.filter().asks_one_thing(),
             projection,
             positions: VecDeque::new(),
             complete_after: newest,
@@ -245,6 +249,11 @@ impl View {
 
     pub(super) fn projection(&self) -> &Arc<Projection> {
         &self.projection
+    }
+
+    /// Its filter, where that says more than what events find it by.
+    pub(super) fn filter(&self) -> Option<&EventFilter> {
+        self.asks.then(|| self.projection.filter())
     }
 
     pub(super) fn join(&mut self) -> u32 {

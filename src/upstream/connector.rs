@@ -24,6 +24,10 @@ use super::tls::{self, TlsSetupError};
 /// session holds and reached 128 MB with 3,000 call ids (F25), which the cover never asks for.
 pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
+/// What is read at once, in bytes: some ten events. tungstenite fills with zeros what it reads into, before each read: of its
+/// own 128 KiB that would be most of what a single event costs, and push all else out of the first cache.
+const READ_BYTES: usize = 16 << 10;
+
 /// The longest that one of several addresses of a host may take, so that a dead one does not use up all of
 /// `connect_timeout`.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(3);
@@ -221,6 +225,7 @@ async fn upgrade(io: BoxedIo, url: &Url) -> Result<WebSocketStream<BoxedIo>, Con
     let _ = url.set_password(None);
 
     let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BYTES)
         .max_message_size(Some(MAX_MESSAGE_BYTES))
         .max_frame_size(Some(MAX_MESSAGE_BYTES));
     match client_async_with_config(url.as_str(), io, Some(config)).await {

@@ -1,12 +1,13 @@
 //! From a frame to what the hub keeps.
 
-use std::time::{Duration, SystemTime};
-
-use bytes::Bytes;
+use std::{
+    borrow::Cow,
+    time::{Duration, SystemTime},
+};
 
 use crate::{
     binding::{EventKey, Kind},
-    hub::IncomingEvent,
+    hub::{EventTexts, IncomingEvent},
 };
 
 use super::frame::{EventFrame, PayloadFacts};
@@ -39,30 +40,27 @@ fn from_gregorian(text: &str) -> Option<SystemTime> {
 }
 
 /// Makes of a frame what the hub keeps.
-pub(crate) fn convert(frame: &EventFrame<'_>, key: EventKey) -> IncomingEvent {
+pub(crate) fn convert(frame: &EventFrame<'_>, key: &EventKey) -> IncomingEvent {
     let facts = &frame.facts;
     let upstream_name = || frame.name.as_deref().filter(|name| !name.is_empty());
     let name = match key.kind {
         // `name` is `event` for all of them; what happened is in the payload.
-        Kind::ConferenceEvent => facts.event.as_deref().unwrap_or(key.name()),
+        Kind::ConferenceEvent => facts.event.as_deref().unwrap_or_else(|| key.name()),
         // `name` is `dialog_update` and the like; bindings say `dialog`.
         Kind::Presence => key.name(),
-        _ => upstream_name().unwrap_or(key.name()),
+        _ => upstream_name().unwrap_or_else(|| key.name()),
     };
-    let call_id = match &facts.call_id {
-        Some(call_id) => call_id.clone().into_owned(),
-        None => key.call_id().unwrap_or_default().into_owned(),
+    let of_key = || key.call_id().unwrap_or_default();
+    let call_id = facts.call_id.as_deref().map_or_else(of_key, Cow::Borrowed);
+    let texts = EventTexts {
+        name,
+        routing_key: &frame.routing_key,
+        message_id: facts.message_id.as_deref().unwrap_or_default(),
+        call_id: &call_id,
+        data: frame.data,
     };
-    IncomingEvent {
-        name: name.to_owned(),
-        routing_key: frame.routing_key.clone().into_owned(),
-        message_id: facts.message_id.as_deref().unwrap_or_default().to_owned(),
-        call_id,
-        event_time: event_time(facts, key.kind),
-        // A copy: a slice would keep the whole read buffer alive for as long as the log keeps the event.
-        data: Bytes::copy_from_slice(frame.data.as_bytes()),
-        key,
-    }
+    // A copy: a slice would keep the whole read buffer alive for as long as the log keeps the event.
+    IncomingEvent::new(key, event_time(facts, key.kind), texts)
 }
 
 #[cfg(test)]
@@ -92,7 +90,7 @@ mod tests {
             r#"{{"action":"event","subscribed_key":"s","subscription_key":"t","name":"{name}","routing_key":"r","data":{data}}}"#
         );
         let Incoming::Event(frame) = Incoming::parse(&text) else { panic!("{text}") };
-        convert(&frame, key)
+        convert(&frame, &key)
     }
 
     fn unix(seconds: u64) -> Option<SystemTime> {
@@ -103,36 +101,36 @@ mod tests {
     fn a_call_event_is_taken_over() {
         let data = r#"{"timestamp":63610891956,"call_id":"a.b@c","msg_id":"m1","event":"ignored"}"#;
         let event = event("CHANNEL_CREATE", data, key(Kind::Call, "CHANNEL_CREATE", Some("from the key")));
-        assert_eq!(event.name, "CHANNEL_CREATE");
-        assert_eq!(event.call_id, "a.b@c");
-        assert_eq!(event.message_id, "m1");
-        assert_eq!(event.event_time, unix(63_610_891_956 - GREGORIAN_OFFSET));
-        assert_eq!(event.data, data);
-        assert_eq!(event.routing_key, "r");
+        assert_eq!(event.name(), "CHANNEL_CREATE");
+        assert_eq!(event.call_id(), "a.b@c");
+        assert_eq!(event.message_id(), "m1");
+        assert_eq!(event.event_time(), unix(63_610_891_956 - GREGORIAN_OFFSET));
+        assert_eq!(event.data(), data);
+        assert_eq!(event.routing_key(), "r");
     }
 
     #[test]
     fn the_call_id_is_the_payloads_or_else_the_keys() {
-        assert_eq!(event("X", "{}", key(Kind::Call, "X", Some("k@1"))).call_id, "k@1");
-        assert_eq!(event("X", r#"{"call_id":{}}"#, key(Kind::Call, "X", Some("k@1"))).call_id, "k@1");
-        assert_eq!(event("X", "{}", key(Kind::Object, "doc_created", None)).call_id, "");
+        assert_eq!(event("X", "{}", key(Kind::Call, "X", Some("k@1"))).call_id(), "k@1");
+        assert_eq!(event("X", r#"{"call_id":{}}"#, key(Kind::Call, "X", Some("k@1"))).call_id(), "k@1");
+        assert_eq!(event("X", "{}", key(Kind::Object, "doc_created", None)).call_id(), "");
     }
 
     #[test]
     fn generic_names_are_replaced() {
         let conference = key(Kind::ConferenceEvent, "add-member", None);
-        assert_eq!(event("event", r#"{"event":"del-member"}"#, conference.clone()).name, "del-member");
-        assert_eq!(event("event", "{}", conference).name, "add-member");
-        assert_eq!(event("dialog_update", "{}", key(Kind::Presence, "dialog", None)).name, "dialog");
-        assert_eq!(event("", "{}", key(Kind::Object, "doc_created", None)).name, "doc_created");
-        assert_eq!(event("status", "{}", key(Kind::FaxStatus, "status", None)).name, "status");
+        assert_eq!(event("event", r#"{"event":"del-member"}"#, conference.clone()).name(), "del-member");
+        assert_eq!(event("event", "{}", conference).name(), "add-member");
+        assert_eq!(event("dialog_update", "{}", key(Kind::Presence, "dialog", None)).name(), "dialog");
+        assert_eq!(event("", "{}", key(Kind::Object, "doc_created", None)).name(), "doc_created");
+        assert_eq!(event("status", "{}", key(Kind::FaxStatus, "status", None)).name(), "status");
     }
 
     #[test]
     fn times_are_numbers_or_strings_and_objects_have_their_own() {
         let time = |data: &str, kind| {
             let name = if kind == Kind::Object { "doc_created" } else { "X" };
-            event("X", data, key(kind, name, None)).event_time
+            event("X", data, key(kind, name, None)).event_time()
         };
         let (a, b) = (63_962_705_528, 63_962_705_529);
         let unix_of = |gregorian: u64| unix(gregorian - GREGORIAN_OFFSET);
@@ -155,9 +153,9 @@ mod tests {
         let deep = format!(r#"{{"x":{}{},"msg_id":7}}"#, "[".repeat(10_000), "]".repeat(10_000));
         let twice = r#"{"msg_id":"first","msg_id":"second","é":"\ud83d\ude00","call_id":"\u0041"}"#;
         let event_of = |data: &str| event("X", data, key(Kind::Call, "X", None));
-        assert_eq!(event_of(&deep).message_id, "7");
-        assert_eq!(event_of(&deep).data, deep);
-        assert_eq!(event_of(twice).message_id, "first");
-        assert_eq!(event_of(twice).call_id, "A");
+        assert_eq!(event_of(&deep).message_id(), "7");
+        assert_eq!(event_of(&deep).data(), deep);
+        assert_eq!(event_of(twice).message_id(), "first");
+        assert_eq!(event_of(twice).call_id(), "A");
     }
 }

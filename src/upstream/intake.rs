@@ -309,7 +309,7 @@ impl Inner {
         if !self.dedupe.is_new(identity, source, frame.data, now) {
             self.count_duplicate(session.id);
         } else if let Some(served) = self.served.get(&account) {
-            match served.log.append(convert(frame, key)) {
+            match served.log.append(convert(frame, &key)) {
                 true => self.counts.event_appended(),
                 false => self.counts.event_dropped(Dropped::Unwanted),
             }
@@ -432,8 +432,8 @@ pub(crate) mod tests {
         bring(&intake, "nonsense", r#"{"msg_id":"3"}"#);
         let events = log.events();
         assert_eq!(events.len(), 1);
-        assert_eq!(events[0].call_id, "a.b");
-        assert_eq!(events[0].key.key, "call.CHANNEL_CREATE.a%2Eb");
+        assert_eq!(events[0].call_id(), "a.b");
+        assert_eq!(events[0].key(), "call.CHANNEL_CREATE.a%2Eb");
     }
 
     #[test]
@@ -549,7 +549,7 @@ pub(crate) mod tests {
                 }
             }
             for (account, log) in logs {
-                let brought: Vec<String> = log.events().into_iter().map(|event| event.message_id).collect();
+                let brought: Vec<String> = log.events().into_iter().map(|event| event.message_id().to_owned()).collect();
                 prop_assert_eq!(brought, expected.remove(&account).unwrap_or_default(), "account {}", account);
             }
             prop_assert!(expected.is_empty(), "{:?}", expected);

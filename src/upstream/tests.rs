@@ -2,6 +2,7 @@
 //! a log that is only looked at. (`simulator` does the same over real sockets.)
 
 mod care;
+mod counted;
 mod ending;
 mod failing;
 mod holding;
@@ -92,8 +93,7 @@ fn facts() -> (u16, String) {
 }
 
 fn interest(bindings: &[&str]) -> Arc<Interest> {
-    let bindings: BTreeSet<Binding> =
-        bindings.iter().map(|text| Binding::parse(text, &OptIn::default()).unwrap()).collect();
+    let bindings = bindings.iter().map(|text| Binding::parse(text, &OptIn::default()).unwrap()).collect();
     Arc::new(Interest { bindings })
 }
 

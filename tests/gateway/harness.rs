@@ -16,7 +16,7 @@ use hawking::{
     binding::{AccountId, EventKey, Flavour, OptIn, cover},
     clock::SystemClock,
     config, grpc,
-    hub::{self, Control, IncomingEvent, UpstreamChange, UpstreamState},
+    hub::{self, Control, EventTexts, IncomingEvent, UpstreamChange, UpstreamState},
     ops::drain::{Drain, Reason},
     proto::{self, event_service_client::EventServiceClient, subscribe_response::Kind},
     random::SeededRandom,
@@ -191,16 +191,15 @@ async fn confirm_all(account: Arc<hub::Account>) {
 pub fn incoming(routing_key: &str, data: &str) -> IncomingEvent {
     let key = EventKey::from_routing_key(routing_key).expect("a routing key of a known kind");
     let fields: serde_json::Value = serde_json::from_str(data).expect("JSON");
-    let text = |name: &str| fields[name].as_str().unwrap_or_default().to_owned();
-    IncomingEvent {
-        name: key.name().to_owned(),
-        routing_key: routing_key.to_owned(),
+    let text = |name: &str| fields[name].as_str().unwrap_or_default();
+    let texts = EventTexts {
+        name: key.name(),
+        routing_key,
         message_id: text("msg_id"),
         call_id: text("call_id"),
-        event_time: None,
-        data: bytes::Bytes::copy_from_slice(data.as_bytes()),
-        key,
-    }
+        data,
+    };
+    IncomingEvent::new(&key, None, texts)
 }
 
 /// A request for bindings of [`ACCOUNT`].

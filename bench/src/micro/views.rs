@@ -7,14 +7,13 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use bytes::Bytes;
 use hawking::{
     binding::{AccountId, Binding, EventKey, OptIn},
     clock::SystemClock,
     config,
     hub::{
-        Account, EventFilter, Hub, IncomingEvent, OverflowPolicy, PayloadFormat, ReplayMissPolicy, Start,
-        SubscribeSpec, Subscription,
+        Account, EventFilter, EventTexts, Hub, IncomingEvent, OverflowPolicy, PayloadFormat,
+        ReplayMissPolicy, Start, SubscribeSpec, Subscription,
     },
 };
 
@@ -26,7 +25,7 @@ pub struct Crowd {
     runtime: tokio::runtime::Runtime,
     account: Arc<Account>,
     readers: Vec<Subscription>,
-    data: Bytes,
+    data: String,
 }
 
 impl Crowd {
@@ -35,7 +34,7 @@ impl Crowd {
         let id: AccountId = ACCOUNT.parse()?;
         let settings = config::Hub { confirm_wait: Duration::ZERO, ..config::Hub::default() };
         let account = Hub::new(settings, Arc::new(SystemClock), || 1).add(id, id, Vec::new());
-        let data = Bytes::from(Frames::new().data(1, 0));
+        let data = String::from_utf8(Frames::new().data(1, 0))?;
         let mut crowd = Self { runtime, account, readers: Vec::new(), data };
         for number in 0..views {
             let filter = EventFilter { call_ids: vec![call_id(number)], ..EventFilter::default() };
@@ -64,7 +63,7 @@ impl Crowd {
         for reader in &mut self.readers {
             while reader.poll_next(&mut cx).is_ready() {}
         }
-        (0..count).map(|number| event(&call_id(number % self.readers.len()), self.data.clone())).collect()
+        (0..count).map(|number| event(&call_id(number % self.readers.len()), &self.data)).collect()
     }
 
     pub fn append(&self, events: Vec<IncomingEvent>) -> Result<()> {
@@ -79,20 +78,13 @@ fn call_id(number: usize) -> String {
     format!("{number:06}-5f2c-4b1e-9d3a@192.0.2.16")
 }
 
-fn event(call_id: &str, data: Bytes) -> Result<IncomingEvent> {
+fn event(call_id: &str, data: &str) -> Result<IncomingEvent> {
     let routing_key =
         format!("call.{ACCOUNT}.CHANNEL_CREATE.{}", call_id.replace('.', "%2E").replace('@', "%40"));
     let key = EventKey::from_routing_key(&routing_key);
     let key = key.ok_or_else(|| anyhow::anyhow!("{routing_key} is no routing key"))?;
-    Ok(IncomingEvent {
-        name: key.name().to_owned(),
-        call_id: call_id.to_owned(),
-        key,
-        routing_key,
-        message_id: "m".to_owned(),
-        event_time: Some(SystemTime::UNIX_EPOCH),
-        data,
-    })
+    let texts = EventTexts { name: key.name(), routing_key: &routing_key, message_id: "m", call_id, data };
+    Ok(IncomingEvent::new(&key, Some(SystemTime::UNIX_EPOCH), texts))
 }
 
 #[cfg(test)]

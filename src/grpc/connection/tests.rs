@@ -25,7 +25,7 @@ use crate::{
     binding::{Binding, EventKey, Flavour, OptIn, cover},
     clock::SystemClock,
     grpc::{Server, ended::EndedStream, message, subscribe},
-    hub::{Account, Control, Hub, IncomingEvent, UpstreamChange, UpstreamState},
+    hub::{Account, Control, EventTexts, Hub, IncomingEvent, UpstreamChange, UpstreamState},
     ops::drain::Drain,
     proto::{self, subscribe_response::Kind},
     random::SeededRandom,
@@ -181,15 +181,9 @@ impl Rig {
         let routing_key = format!("call.{ACCOUNT}.CHANNEL_CREATE.{call_id}");
         let key = EventKey::from_routing_key(&routing_key).unwrap();
         let data = format!(r#"{{"call_id":"{call_id}","filler":"{}"}}"#, "x".repeat(size));
-        self.account.append(IncomingEvent {
-            name: key.name().to_owned(),
-            routing_key,
-            message_id: String::new(),
-            call_id: call_id.to_owned(),
-            event_time: None,
-            data: data.into(),
-            key,
-        });
+        let texts =
+            EventTexts { name: key.name(), routing_key: &routing_key, message_id: "", call_id, data: &data };
+        self.account.append(IncomingEvent::new(&key, None, texts));
     }
 
     fn ended(&self) -> Vec<EndedStream> {

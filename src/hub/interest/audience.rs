@@ -62,7 +62,7 @@ impl Audience {
 
     /// The views that an event may belong to.
     pub(super) fn candidates(&self, event: &IncomingEvent) -> [&[ViewId]; 3] {
-        [&self.others, named(&self.by_name, &event.name), named(&self.by_call_id, &event.call_id)]
+        [&self.others, named(&self.by_name, event.name()), named(&self.by_call_id, event.call_id())]
     }
 }
 

@@ -86,7 +86,7 @@ proptest! {
             let mut expected: Vec<ViewId> = scan
                 .iter()
                 .filter(|(_, bindings, filter)| {
-                    let lets_through = |binding: &Binding| binding.pattern().matches(&event.key.key);
+                    let lets_through = |binding: &Binding| binding.pattern().matches(event.key());
                     bindings.iter().any(lets_through) && filter.passes_envelope(&event)
                 })
                 .map(|(id, ..)| *id)

@@ -7,9 +7,7 @@ use std::{
     time::SystemTime,
 };
 
-use bytes::Bytes;
-
-use crate::binding::{Binding, Kind, Owner, UpstreamBinding};
+use crate::binding::{Binding, Kind, UpstreamBinding};
 
 use super::{Control, IncomingEvent, LostBindings, Sequence};
 use crate::hub::{
@@ -105,21 +103,7 @@ impl EventRecord {
     }
 
     fn size(&self) -> usize {
-        let event = &self.event;
-        let text = |text: &String| if text.capacity() == 0 { 0 } else { text.capacity() + ALLOCATION };
-        let realm = match &event.key.owner {
-            Owner::Realm(realm) => text(realm),
-            Owner::Account(_) | Owner::Unnamed => 0,
-        };
-        SHARED + mem::size_of::<Self>()
-            // The bytes, and what counts who shares them.
-            + event.data.len() + ALLOCATION + SHARED + mem::size_of::<Bytes>()
-            + text(&event.key.key)
-            + realm
-            + text(&event.name)
-            + text(&event.routing_key)
-            + text(&event.message_id)
-            + text(&event.call_id)
+        SHARED + mem::size_of::<Self>() + self.event.text_len() + ALLOCATION
     }
 }
 

@@ -168,7 +168,7 @@ impl Log {
 
     pub(in crate::hub) fn append(&mut self, event: IncomingEvent, now: SystemTime) -> Sequence {
         let (sequence, received) = self.stamp(now);
-        self.proofs.set(event.key.kind, received);
+        self.proofs.set(event.kind(), received);
         let record = EventRecord::new(sequence, received, event, Arc::clone(&self.share));
         self.push(Record::Event(Arc::new(record)), now);
         sequence

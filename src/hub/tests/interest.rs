@@ -75,3 +75,39 @@ async fn nothing_is_left_running_when_an_account_goes() {
     sleep(Duration::from_secs(1)).await;
     assert_eq!(metrics.num_alive_tasks(), 0);
 }
+
+/// Each of thousands of consumers wants something of its own: what the first of them cost, the last costs too.
+#[tokio::test(start_paused = true)]
+async fn what_one_more_costs_does_not_grow_with_what_is_wanted() {
+    let many = config::Hub {
+        max_subscriptions_per_account: usize::MAX,
+        max_subscriptions: usize::MAX,
+        ..settings()
+    };
+    let bench = Bench::new(many);
+    // Nobody waits for confirmations then.
+    bench.state(UpstreamState::Down);
+    let mut all = Vec::new();
+    let mut begin = |count: usize| {
+        let texts: Vec<String> =
+            (all.len()..all.len() + count).map(|number| format!("call.*.{number}")).collect();
+        let info = allocation_counter::measure(|| {
+            for text in &texts {
+                let bindings = [text.as_str()];
+                let mut subscribing = std::pin::pin!(bench.subscribe(&bindings));
+                let Poll::Ready(subscription) =
+                    subscribing.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+                else {
+                    panic!("nothing is to be waited for")
+                };
+                all.push(subscription);
+            }
+        });
+        info.bytes_total / count as u64
+    };
+    let first = begin(200);
+    begin(3000);
+    let last = begin(200);
+    println!("{first} bytes for each of the first, {last} for each of the last");
+    assert!(last < 2 * first, "{first} bytes for each of the first, {last} for each of the last");
+}

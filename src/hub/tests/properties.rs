@@ -94,7 +94,7 @@ impl Witness {
                         name.split('.').nth(1).unwrap_or_default(),
                     ),
                 };
-                let key = event.key.key.clone();
+                let key = event.key().to_owned();
                 if let Some(sequence) = bench.account.append(event) {
                     self.events.push((sequence.0, key));
                 }

@@ -109,9 +109,9 @@ async fn the_log_is_bounded_by_bytes_count_and_age() {
     );
     assert_eq!((status.bytes, status.window.oldest_time), (0, None));
 
-    let bench = log_of(config::Hub { log_bytes: 40_000, ..settings() }, 100).await;
+    let bench = log_of(config::Hub { log_bytes: 20_000, ..settings() }, 100).await;
     let status = bench.account.status();
-    assert!(status.bytes <= 40_000 && status.records > 10 && status.records < 100, "{status:?}");
+    assert!(status.bytes <= 20_000 && status.records > 10 && status.records < 100, "{status:?}");
 }
 
 #[tokio::test(start_paused = true)]

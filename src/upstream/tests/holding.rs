@@ -12,7 +12,7 @@ async fn binds_the_cover_and_says_so_before_the_first_event() {
     assert_eq!(bench.story(), ["Connecting", "Connecting", "+call.*.*", "+fax.status.*", "Live"]);
     let events = bench.log.events();
     assert_eq!(events.len(), 1);
-    assert_eq!((events[0].name.as_str(), events[0].call_id.as_str()), ("CHANNEL_CREATE", "x"));
+    assert_eq!((events[0].name(), events[0].call_id()), ("CHANNEL_CREATE", "x"));
 }
 
 #[tokio::test(start_paused = true)]

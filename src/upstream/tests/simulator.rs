@@ -56,7 +56,7 @@ impl Gateway {
     }
 
     async fn subscribe(&self, bindings: &[&str]) -> Consumer {
-        let bindings: BTreeSet<Binding> = interest(bindings).bindings.clone();
+        let bindings: BTreeSet<Binding> = interest(bindings).bindings.iter().cloned().collect();
         let spec = SubscribeSpec {
             bindings: bindings.into_iter().collect(),
             filter: EventFilter::default(),
