@@ -135,7 +135,13 @@ pub(crate) fn subscribe_error(error: &SubscribeError, account: &str) -> Status {
             window,
             Some("resume_after.sequence"),
         ),
-        SubscribeError::TimeInFuture => invalid_field(Reason::Time, "start_time", error.to_string()),
+        SubscribeError::TimeInFuture { window } => with_window(
+            Code::InvalidArgument,
+            Reason::Time.as_str(),
+            error.to_string(),
+            window,
+            Some("start_time"),
+        ),
         SubscribeError::WindowExceeded { window } => {
             with_window(Code::OutOfRange, "REPLAY_WINDOW_EXCEEDED", error.to_string(), window, None)
         }
@@ -381,10 +387,10 @@ mod tests {
                 window.to_vec(),
             ),
             (
-                subscribe_error(&SubscribeError::TimeInFuture, "a"),
+                subscribe_error(&SubscribeError::TimeInFuture { window: WINDOW }, "a"),
                 Code::InvalidArgument,
                 "INVALID_TIME",
-                vec![],
+                window.to_vec(),
             ),
             (
                 subscribe_error(&SubscribeError::WindowExceeded { window: WINDOW }, "a"),

@@ -53,15 +53,34 @@ pub(super) struct Cause {
     pub(super) since: SystemTime,
 }
 
+impl Cause {
+    /// A record that says nothing of an outage.
+    pub(super) fn pending_since(record: &ControlRecord) -> Self {
+        Self { sequence: record.sequence, reason: GapReason::BindingPending, since: record.time }
+    }
+}
+
 /// How an upstream binding stands.
 ///
 /// A turn of the month silences a part of what a binding brings: `object.*.*` goes on bringing users and devices (F34). So
 /// it is not lost then, but marked, and the mark concerns those alone who want what is filed by month.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Held {
-    Active { confirmed: SystemTime, turned: Option<Cause> },
-    Lost { confirmed: SystemTime, cause: Cause, turned: Option<Cause> },
-    Refused { reason: Arc<str> },
+    Active {
+        confirmed: SystemTime,
+        turned: Option<Cause>,
+    },
+    Lost {
+        confirmed: SystemTime,
+        cause: Cause,
+        turned: Option<Cause>,
+    },
+    /// `cause`: what took it away, where it was there before.
+    Refused {
+        reason: Arc<str>,
+        cause: Option<Cause>,
+        turned: Option<Cause>,
+    },
 }
 
 impl Held {
@@ -71,8 +90,19 @@ impl Held {
         match self {
             Held::Active { turned, .. } => turned.filter(|_| month_bound),
             Held::Lost { cause, turned, .. } => Some(turned.filter(|_| month_bound).unwrap_or(*cause)),
-            Held::Refused { .. } => None,
+            Held::Refused { cause, turned, .. } => turned.filter(|_| month_bound).or(*cause),
         }
+    }
+
+    /// It is refused from now on. What was lost before was lost then.
+    fn refuse(before: Option<&Self>, reason: &Arc<str>, now: Cause) -> Self {
+        let (cause, turned) = match before {
+            None => (None, None),
+            Some(Held::Active { turned, .. }) => (Some(now), *turned),
+            Some(Held::Lost { cause, turned, .. }) => (Some(*cause), *turned),
+            Some(Held::Refused { cause, turned, .. }) => (*cause, *turned),
+        };
+        Held::Refused { reason: Arc::clone(reason), cause, turned }
     }
 
     /// Whether it brings what it is for.
@@ -105,8 +135,12 @@ impl Holdings {
                     && self.hold(binding, Held::Active { confirmed: record.time, turned: None })
             }
             Change::Upstream(Control::Refused { binding, reason }) => {
-                relevant(binding.pattern())
-                    && self.hold(binding, Held::Refused { reason: Arc::clone(reason) })
+                if !relevant(binding.pattern()) {
+                    return false;
+                }
+                let before = self.position(binding).ok().map(|index| &self.held[index].1);
+                let refused = Held::refuse(before, reason, Cause::pending_since(record));
+                self.hold(binding, refused)
             }
             Change::Upstream(Control::Dropped { binding }) => match self.position(binding) {
                 Ok(index) => {
@@ -332,9 +366,13 @@ fn state_of<'a>(held: impl Iterator<Item = &'a Held> + Clone, month_bound: bool)
     if held.clone().any(|held| held.brings(month_bound)) {
         return BindingState::Active;
     }
+    // What was lost comes again, whatever is refused beside it.
+    if held.clone().any(|held| held.confirmed().is_some()) {
+        return BindingState::Pending;
+    }
     let mut held = held;
     let refusal = held.find_map(|held| match held {
-        Held::Refused { reason } => Some(Arc::clone(reason)),
+        Held::Refused { reason, .. } => Some(Arc::clone(reason)),
         Held::Active { .. } | Held::Lost { .. } => None,
     });
     refusal.map_or(BindingState::Pending, BindingState::Refused)
@@ -386,7 +424,9 @@ impl Standing {
             .max_by_key(|cause| cause.sequence)
             .filter(|cause| wanted < Some(cause.sequence) && wanted.is_some())
             .unwrap_or(Cause {
-                sequence: wanted.unwrap_or_default(),
+                // Every gap has an id. Of what was not wanted at all, and what has been wanted from the first record on, the
+                // same may be said from wherever anybody begins: it is one gap.
+                sequence: wanted.unwrap_or_default().max(Sequence(1)),
                 reason: GapReason::BindingPending,
                 since: now,
             })

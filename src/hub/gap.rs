@@ -1,5 +1,8 @@
 //! Gaps: derived from control records for the bindings of one subscription.
 //!
+//! A binding is active, or in a gap: also one that upstream refuses, whether it was active before or not. So what is open at a
+//! position follows from the coverage there alone, and whoever begins there is told of it.
+//!
 //! `GapTracker` is a pure fold: the same records from the same position give the same gaps, whether they are read as
 //! they come or replayed.
 
@@ -65,7 +68,8 @@ impl Word for GapReason {
 /// A stretch in which events for a subscription were or may have been lost; opened, and closed binding by binding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gap {
-    /// The sequence at which it opened: the same in the message that opens it and in those that close it.
+    /// The sequence at which it opened, at least 1: the same in the message that opens it and in those that close it. With the
+    /// reason it names the gap.
     pub id: u64,
     /// Why.
     pub reason: GapReason,
@@ -115,8 +119,7 @@ pub(super) struct Changes {
 }
 
 impl GapTracker {
-    /// Begins at a position, with the coverage there. Bindings that are pending open their gaps at once; of those that are
-    /// refused the state says all there is to say.
+    /// Begins at a position, with the coverage there. Bindings that are not active open their gaps at once.
     pub(super) fn new(
         bindings: impl Iterator<Item = (Binding, Arc<str>)>,
         coverage: &Coverage,
@@ -130,7 +133,7 @@ impl GapTracker {
         let mut tracker = Self { bindings: bindings.collect() };
         let mut gaps = Grouped::default();
         for tracked in &mut tracker.bindings {
-            if tracked.state == BindingState::Pending {
+            if tracked.state != BindingState::Active {
                 let opened = Opened::found(tracked.standing.cause(now), position);
                 tracked.open = Some(opened);
                 gaps.add(opened, None, tracked.standing.text());
@@ -145,7 +148,7 @@ impl GapTracker {
             Change::Upstream(Control::Lost { reason, since, .. }) => {
                 Cause { sequence: record.sequence, reason: *reason, since: *since }
             }
-            _ => Cause { sequence: record.sequence, reason: GapReason::BindingPending, since: record.time },
+            _ => Cause::pending_since(record),
         };
         let opening = Opened::seen(cause);
         let mut gaps = Grouped::default();
@@ -156,15 +159,12 @@ impl GapTracker {
                 continue;
             }
             let state = tracked.standing.state();
-            let refused_before = matches!(tracked.state, BindingState::Refused(_));
             match &state {
                 BindingState::Active => {
                     if let Some(opened) = tracked.open.take() {
                         gaps.add(opened, Some((record.sequence, record.time)), tracked.standing.text());
                     }
                 }
-                // What was never promised is not missed.
-                BindingState::Refused(_) if refused_before => {}
                 BindingState::Pending | BindingState::Refused(_) => {
                     if tracked.open.is_none() {
                         tracked.open = Some(opening);
@@ -189,8 +189,9 @@ impl GapTracker {
             tracked.state = tracked.standing.state();
             let found = match tracked.state {
                 BindingState::Active => None,
-                BindingState::Pending => Some(Opened::found(tracked.standing.cause(time), position)),
-                BindingState::Refused(_) => tracked.open,
+                BindingState::Pending | BindingState::Refused(_) => {
+                    Some(Opened::found(tracked.standing.cause(time), position))
+                }
             };
             if found.map(|found| found.id) == tracked.open.map(|open| open.id) {
                 continue;

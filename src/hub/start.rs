@@ -89,7 +89,7 @@ pub(super) fn begin(
                 SubscribeError::WindowExceeded { window },
             )
         }
-        Start::At(time) if time > now => return Err(SubscribeError::TimeInFuture),
+        Start::At(time) if time > now => return Err(SubscribeError::TimeInFuture { window }),
         Start::At(time) if log.is_complete_from(time) => {
             return Ok(Some(Begin::replay(log, log.position_before(time), None)));
         }

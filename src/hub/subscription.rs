@@ -112,7 +112,10 @@ pub enum SubscribeError {
     },
     /// The start lies in the future.
     #[error("start_time lies in the future")]
-    TimeInFuture,
+    TimeInFuture {
+        /// What there is.
+        window: Window,
+    },
     /// The start is older than the log.
     #[error("the start is older than the log")]
     WindowExceeded {

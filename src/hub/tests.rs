@@ -188,7 +188,10 @@ fn seen(item: Item) -> Vec<Seen> {
             assert!(last <= Some(position.0), "the position is behind its events");
             events.into_iter().map(|event| Seen::Event(Box::new(event))).collect()
         }
-        Item::Gap(gap) => vec![Seen::Gap(gap)],
+        Item::Gap(gap) => {
+            assert!(gap.id > 0, "every gap has an id: {gap:?}");
+            vec![Seen::Gap(gap)]
+        }
         Item::Upstream { change, position, bindings, .. } => {
             vec![Seen::Upstream(change.state, position.0, bindings)]
         }

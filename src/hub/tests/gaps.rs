@@ -147,7 +147,7 @@ async fn whoever_comes_during_an_outage_is_told_of_the_same_gap() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn refused_bindings_are_told_of_by_their_state() {
+async fn refused_bindings_are_told_of_by_their_state_and_a_gap() {
     let bench = Bench::new(settings());
     bench.confirm("call.*.*");
     let refuse = || {
@@ -156,16 +156,25 @@ async fn refused_bindings_are_told_of_by_their_state() {
     refuse();
     let mut reader = bench.subscribe(&["call.*.*", "fax.status.*"]).await;
     assert_eq!(reader.bindings()[1].state, BindingState::Refused("unknown".into()));
-    assert_eq!(drain(&mut reader), []);
-    // Confirmed after all, and refused in the end: then something is missing.
-    bench.confirm("fax.status.*");
-    assert_eq!(gaps(&drain(&mut reader)), []);
+    let opened = gaps(&drain(&mut reader));
+    assert_eq!((opened.len(), opened[0].reason, opened[0].before), (1, GapReason::BindingPending, None));
+    assert_eq!(texts(&opened[0]), ["fax.status.*"]);
+    // Confirmed after all, and refused in the end.
+    let confirmed = bench.confirm("fax.status.*");
+    let closed = gaps(&drain(&mut reader));
+    assert_eq!((closed[0].id, closed[0].before), (opened[0].id, Some(Sequence(confirmed))));
     let refused = refuse();
     let seen = drain(&mut reader);
     assert_eq!(gaps(&seen)[0].id, refused.0);
     assert!(
         matches!(&seen[1], Seen::Upstream(_, _, reports) if reports[0].state == BindingState::Refused("unknown".into()))
     );
+
+    // Who comes back behind that is told of the same gap.
+    let mut resumed = bench.replay(&["call.*.*", "fax.status.*"], refused.0).await;
+    let opened = gaps(&drain(&mut resumed));
+    assert_eq!((opened.len(), opened[0].id, opened[0].before), (1, refused.0, None));
+    drop(resumed);
 
     let spec = SubscribeSpec { require_all_bindings: true, ..spec(&["call.*.*", "fax.status.*"]) };
     let error = bench.account.subscribe(spec).await.err();
@@ -200,6 +209,40 @@ async fn the_wait_is_bounded_and_there_is_none_while_the_upstream_is_down() {
     bench.state(UpstreamState::Down);
     bench.subscribe(&["call.*.*"]).await;
     assert_eq!(begin.elapsed().as_secs(), 2);
+}
+
+/// What was lost comes again with what brought it, whatever narrower binding upstream refuses beside it.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_beside_an_outage_is_not_the_end() {
+    let bench = Bench::new(settings());
+    bench.confirm("call.*.*");
+    bench
+        .account
+        .record(Control::Refused { binding: upstream("call.CHANNEL_CREATE.*"), reason: "no".into() });
+    let mut there = bench.subscribe(&["call.CHANNEL_CREATE.*"]).await;
+    assert_eq!(drain(&mut there), []);
+    let lost = bench.lose_all(bench.now());
+    let told = gaps(&drain(&mut there));
+    assert_eq!((told.len(), told[0].id, told[0].reason), (1, lost, GapReason::UpstreamDisconnected));
+    let spec = SubscribeSpec {
+        start: Start::After(bench.account.cursor(Sequence(lost))),
+        require_all_bindings: true,
+        ..spec(&["call.CHANNEL_CREATE.*"])
+    };
+    let mut resumed = bench.account.subscribe(spec).await.expect("nothing it asks for is refused for good");
+    assert_eq!(resumed.bindings()[0].state, BindingState::Pending);
+    assert_eq!(gaps(&drain(&mut resumed)), told, "the gap that the other was told of");
+    bench.confirm("call.*.*");
+    assert_eq!(gaps(&drain(&mut resumed)), gaps(&drain(&mut there)));
+    // Refused itself while it was lost: that is one gap, since the loss.
+    let lost = bench.lose_all(bench.now());
+    let refused =
+        bench.account.record(Control::Refused { binding: upstream("call.*.*"), reason: "no".into() });
+    let told = gaps(&drain(&mut there));
+    assert_eq!((told.len(), told[0].id), (1, lost));
+    let mut resumed = bench.replay(&["call.CHANNEL_CREATE.*"], refused.0).await;
+    assert!(matches!(resumed.bindings()[0].state, BindingState::Refused(_)));
+    assert_eq!(gaps(&drain(&mut resumed)), told);
 }
 
 /// A confirmed `call.*.*` says nothing about events that nobody wanted at the time: they were not kept.

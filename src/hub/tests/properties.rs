@@ -67,7 +67,6 @@ pub(super) struct Witness {
     pub(super) events: Vec<(u64, String)>,
     /// Each control record, with the upstream bindings that are confirmed after it, and whether the month has turned since.
     confirmed: Vec<(u64, Vec<(&'static str, bool)>)>,
-    refused: Vec<&'static str>,
     other: Option<Subscription>,
 }
 
@@ -107,7 +106,6 @@ impl Witness {
             }
             Step::Refuse(text) => {
                 confirmed.retain(|(other, _)| *other != text);
-                self.refused.push(text);
                 bench.account.record(Control::Refused { binding: upstream(text), reason: "no".into() }).0
             }
             Step::Drop(text) => {
@@ -253,18 +251,16 @@ proptest! {
             let wanted: Vec<u64> = wanted.map(|(sequence, _)| *sequence).collect();
             prop_assert_eq!(live.iter().filter_map(Seen::sequence).collect::<Vec<_>>(), wanted);
 
-            // Every stretch without cover. What is refused from the start has no gap, and is left to a test of its own.
-            if witness.refused.is_empty() {
-                let told = stretches(&live);
-                for wish in &wishes {
-                    let canonical = binding(wish).to_string();
-                    let told: Vec<_> = told.get(&canonical).into_iter().flatten().copied().collect();
-                    let uncovered = witness.uncovered(wish, start);
-                    prop_assert_eq!(told.len(), uncovered.len(), "{} {:?} {:?}", wish, told, uncovered);
-                    for ((after, before), (from, until)) in told.into_iter().zip(uncovered) {
-                        prop_assert!(after <= from, "{} {} {}", wish, after, from);
-                        prop_assert_eq!(before, until);
-                    }
+            // Every stretch without cover.
+            let told = stretches(&live);
+            for wish in &wishes {
+                let canonical = binding(wish).to_string();
+                let told: Vec<_> = told.get(&canonical).into_iter().flatten().copied().collect();
+                let uncovered = witness.uncovered(wish, start);
+                prop_assert_eq!(told.len(), uncovered.len(), "{} {:?} {:?}", wish, told, uncovered);
+                for ((after, before), (from, until)) in told.into_iter().zip(uncovered) {
+                    prop_assert!(after <= from, "{} {} {}", wish, after, from);
+                    prop_assert_eq!(before, until);
                 }
             }
 

@@ -44,7 +44,8 @@ async fn starts_with_the_first_record_at_or_after_a_time() {
         assert_eq!(reader.start_position().sequence.0, first - 1, "{seconds}");
     }
     let future = Start::At(bench.now() + Duration::from_millis(1));
-    assert_eq!(start(&bench, future, ReplayMissPolicy::Gap).await.err(), Some(SubscribeError::TimeInFuture));
+    let refused = start(&bench, future, ReplayMissPolicy::Gap).await.err();
+    assert_eq!(refused, Some(SubscribeError::TimeInFuture { window: bench.account.status().window }));
     // Before the log began nobody listened.
     let before = Start::At(day() - Duration::from_millis(1));
     let error = start(&bench, before, ReplayMissPolicy::Fail).await.err();
