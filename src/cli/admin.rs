@@ -19,7 +19,7 @@ use super::{
 use crate::{
     binding::AccountId,
     client,
-    proto::{self, admin_service_client::AdminServiceClient},
+    proto::{self, ServingState, admin_service_client::AdminServiceClient},
 };
 
 mod json;
@@ -130,9 +130,8 @@ enum Verb {
         /// How long streams may take to end, instead of what is configured
         #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
         deadline: Option<Duration>,
-        /// Wait until no stream is open, for so long at most; exit with 1 if there still is one. Streams are let in for
-        /// `shutdown.endpoint_wait` after the drain has begun: one that comes after this command has seen none open is not
-        /// waited for
+        /// Wait until the drain is over, for so long at most; exit with 1 if it is not. Then no consumer is connected, and none
+        /// is let in any more. It begins to end streams after `shutdown.endpoint_wait` only
         #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
         wait: Option<Duration>,
     },
@@ -199,10 +198,7 @@ impl Gateway {
                 let request = proto::ListUpstreamSessionsRequest { account_id: only(account) };
                 Answer::Sessions(client.list_upstream_sessions(request).await?.into_inner())
             }
-            Verb::Subscribers { account } => {
-                let request = proto::ListSubscribersRequest { account_id: only(account) };
-                Answer::Subscribers(client.list_subscribers(request).await?.into_inner())
-            }
+            Verb::Subscribers { account } => Answer::Subscribers(self.subscribers(only(account)).await?),
             Verb::Ended { limit } => {
                 let request = proto::ListEndedStreamsRequest { limit: *limit };
                 Answer::Ended(client.list_ended_streams(request).await?.into_inner())
@@ -227,17 +223,45 @@ impl Gateway {
         })
     }
 
+    /// All of them, page by page.
+    async fn subscribers(&mut self, account_id: String) -> Result<proto::ListSubscribersResponse, Status> {
+        let mut all = proto::ListSubscribersResponse::default();
+        let mut request = proto::ListSubscribersRequest { account_id, ..Default::default() };
+        loop {
+            let page = self.0.list_subscribers(request.clone()).await?.into_inner();
+            all.subscribers.extend(page.subscribers);
+            if page.next_page_token.is_empty() {
+                return Ok(all);
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+
     async fn wait_until_drained(&mut self, wait: Duration) -> Result<(), Failure> {
         let until = tokio::time::Instant::now() + wait;
         loop {
             let Self(client) = self;
             let info = client.get_server_info(proto::GetServerInfoRequest {}).await.map_err(failure)?;
-            let left = info.into_inner().subscriptions;
-            if left == 0 {
-                return Ok(());
+            let info = info.into_inner();
+            let (state, left) = (info.serving_state(), info.subscriptions);
+            match state {
+                ServingState::Drained => return Ok(()),
+                // A gateway of before that does not say it.
+                ServingState::Unspecified if left == 0 => return Ok(()),
+                _ => {}
             }
             if tokio::time::Instant::now() >= until {
-                return Err(Failure::runtime(format_args!("{left} streams are left after {wait:?}")));
+                let wait = humantime::format_duration(wait);
+                let why = match state {
+                    ServingState::Leaving => "streams are let in still: `shutdown.endpoint_wait` is not over",
+                    _ => "",
+                };
+                let left = format!("the drain is not over after {wait}: {left} streams are open");
+                return Err(Failure::runtime(if why.is_empty() {
+                    left
+                } else {
+                    format!("{left}, and {why}")
+                }));
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }

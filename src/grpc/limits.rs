@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    str::FromStr,
     time::{Duration, SystemTime},
 };
 
@@ -35,8 +36,8 @@ const MAX_VALUES: usize = 100;
 const MAX_VALUE_BYTES: usize = 1024;
 const MAX_CLIENT_NAME_CHARS: usize = 128;
 const MAX_EPOCH_BYTES: usize = 64;
-const DEFAULT_PAGE: usize = 100;
-const MAX_PAGE: usize = 1000;
+/// What a page holds at most.
+pub(crate) const MAX_PAGE: usize = 1000;
 
 /// A valid `SubscribeRequest`.
 #[derive(Debug)]
@@ -49,12 +50,12 @@ pub(crate) struct Subscribe {
     pub client_name: String,
 }
 
-/// A valid `ListAccountsRequest`.
+/// Which part of a list is asked for. What stands in it is in order of `K`.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Page {
+pub(crate) struct Page<K> {
     pub size: usize,
-    /// The last account of the page before.
-    pub after: Option<AccountId>,
+    /// The last of the page before.
+    pub after: Option<K>,
 }
 
 /// Reads a `SubscribeRequest`.
@@ -132,18 +133,19 @@ pub(crate) fn account(id: &str) -> Result<AccountId, Status> {
     faults.account(id).ok_or_else(|| status::invalid(faults.0))
 }
 
-/// Reads a `ListAccountsRequest`.
-pub(crate) fn page(request: &proto::ListAccountsRequest) -> Result<Page, Status> {
+/// Reads `page_size` and `page_token` of a request. The token is the key of the last of the page before. `default`: the size
+/// of a page where the request does not say.
+pub(crate) fn page<K: FromStr>(size: i32, token: &str, default: usize) -> Result<Page<K>, Status> {
     let mut faults = Faults::default();
-    let size = match usize::try_from(request.page_size) {
-        Ok(0) => DEFAULT_PAGE,
+    let size = match usize::try_from(size) {
+        Ok(0) => default,
         Ok(size) => size.min(MAX_PAGE),
         Err(_) => {
             faults.add(Reason::Request, "page_size", "it is 0 (the default) or more");
             0
         }
     };
-    let after = match request.page_token.as_str() {
+    let after = match token {
         "" => None,
         token => match token.parse() {
             Ok(id) => Some(id),

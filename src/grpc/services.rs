@@ -25,6 +25,9 @@ use crate::{
 
 use super::{Server, content::Content, ended::Cause, limits, message, status, streams::Streams, subscribe};
 
+/// Accounts on a page where the request does not say.
+const ACCOUNTS_DEFAULT: usize = 100;
+
 /// Who calls: a connection.
 #[derive(Clone)]
 pub(crate) struct Caller {
@@ -269,7 +272,8 @@ impl EventService for Calls {
         &self,
         request: tonic::Request<proto::ListAccountsRequest>,
     ) -> Result<tonic::Response<proto::ListAccountsResponse>, Status> {
-        let page = limits::page(request.get_ref())?;
+        let request = request.get_ref();
+        let page = limits::page(request.page_size, &request.page_token, ACCOUNTS_DEFAULT)?;
         let accounts = self.shared.hub.listed();
         let start = match page.after {
             Some(after) => accounts.partition_point(|account| account.id <= after),

@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     net::SocketAddr,
+    ops::Bound,
     str::FromStr,
     sync::{
         Arc,
@@ -177,6 +178,21 @@ impl Streams {
     /// The open ones, in the order in which they began.
     pub fn open(&self) -> Vec<Arc<OpenStream>> {
         self.listed.lock().open.values().map(Arc::clone).collect()
+    }
+
+    /// The open ones of an account, or of all, that began after another, in the order in which they began, and so many at
+    /// most.
+    pub fn open_after(
+        &self,
+        after: Option<SubscriptionId>,
+        only: Option<AccountId>,
+        at_most: usize,
+    ) -> Vec<Arc<OpenStream>> {
+        let begin = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let listed = self.listed.lock();
+        let streams = listed.open.range((begin, Bound::Unbounded)).map(|(_, stream)| stream);
+        let wanted = streams.filter(|stream| only.is_none_or(|only| stream.consumer.account == only));
+        wanted.take(at_most).map(Arc::clone).collect()
     }
 
     /// How many are open.

@@ -10,6 +10,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use prost::Message as _;
 use tonic::{Request, Response, Status};
 use tracing::{info, warn};
 
@@ -23,13 +24,15 @@ use crate::{
         streams::{Consumer, OpenStream, Streams},
     },
     hub::{self, Cursor, Hub},
-    ops::drain::{Drain, Reason},
+    ops::drain::{Drain, Progress, Reason},
     proto::{self, admin_service_server::AdminService},
     upstream::{Accounts, BindingHeld, Order, Reply, SessionReport, Steering, Unheard},
 };
 
 /// Ended streams that are told of where the request does not say how many.
 const ENDED_DEFAULT: usize = 100;
+/// What a page is ended behind, in bytes: gRPC clients take 4 MiB unless told otherwise, and one entry has 20 KiB at most.
+const PAGE_BYTES: usize = 2 << 20;
 
 /// What an operator works on.
 pub struct Admin {
@@ -98,6 +101,7 @@ impl AdminService for Admin {
             accounts: message::count(self.accounts.steerings().len()),
             subscriptions: message::count(self.streams.count()),
             draining: !self.drain.is_serving(),
+            serving_state: serving_state(self.drain.progress()).into(),
         }))
     }
 
@@ -139,11 +143,23 @@ impl AdminService for Admin {
         &self,
         request: Request<proto::ListSubscribersRequest>,
     ) -> Result<Response<proto::ListSubscribersResponse>, Status> {
-        let only = self.filter(&request.get_ref().account_id)?;
-        let streams = self.streams.open();
-        let wanted = |stream: &&Arc<OpenStream>| only.is_none_or(|only| stream.consumer().account == only);
-        let subscribers = streams.iter().filter(wanted).map(|stream| open(stream)).collect();
-        Ok(Response::new(proto::ListSubscribersResponse { subscribers }))
+        let request = request.get_ref();
+        let only = self.filter(&request.account_id)?;
+        let page = limits::page(request.page_size, &request.page_token, limits::MAX_PAGE)?;
+        // One more, to know whether there is another page.
+        let streams = self.streams.open_after(page.after, only, page.size + 1);
+        let (mut subscribers, mut bytes) = (Vec::new(), 0);
+        for stream in streams.iter().take(page.size) {
+            if bytes > PAGE_BYTES {
+                break;
+            }
+            let subscriber = open(stream);
+            bytes += subscriber.encoded_len();
+            subscribers.push(subscriber);
+        }
+        let last = subscribers.last().filter(|_| subscribers.len() < streams.len());
+        let next_page_token = last.map(|last| last.subscription_id.clone()).unwrap_or_default();
+        Ok(Response::new(proto::ListSubscribersResponse { subscribers, next_page_token }))
     }
 
     async fn list_ended_streams(
@@ -249,6 +265,15 @@ impl std::fmt::Display for Operator {
 /// The entry of an account that has no session, or of which it is not known: its status says why.
 fn no_session(id: AccountId, status: proto::UpstreamStatus) -> proto::UpstreamSession {
     proto::UpstreamSession { account_id: id.to_string(), status: Some(status), ..Default::default() }
+}
+
+fn serving_state(progress: Progress) -> proto::ServingState {
+    match progress {
+        Progress::Serving => proto::ServingState::Serving,
+        Progress::Leaving => proto::ServingState::Leaving,
+        Progress::Draining => proto::ServingState::Draining,
+        Progress::Drained => proto::ServingState::Drained,
+    }
 }
 
 fn upstream_status(account: &hub::Account) -> proto::UpstreamStatus {

@@ -27,7 +27,20 @@ pub enum Reason {
     Operator,
 }
 
-/// How far a server is.
+/// How far a server is, as others see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// It serves.
+    Serving,
+    /// It is not ready any more, and serves.
+    Leaving,
+    /// It ends streams.
+    Draining,
+    /// It has ended.
+    Drained,
+}
+
+/// The plan, and how far it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Serving,
@@ -94,6 +107,16 @@ impl Drain {
     /// Whether it has not begun: the server is ready.
     pub fn is_serving(&self) -> bool {
         *self.stage.borrow() == Stage::Serving
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> Progress {
+        match *self.stage.borrow() {
+            Stage::Serving => Progress::Serving,
+            Stage::Draining { ends_streams, .. } if Instant::now() < ends_streams => Progress::Leaving,
+            Stage::Draining { .. } => Progress::Draining,
+            Stage::Drained { .. } => Progress::Drained,
+        }
     }
 
     /// Whether it is over: the server has ended.
@@ -186,11 +209,15 @@ mod tests {
         let drain = drain();
         assert!(drain.is_serving() && drain.begun().now_or_never().is_none());
         assert!(tokio::time::timeout(3600 * SECOND, drain.ending()).await.is_err());
+        assert_eq!(drain.progress(), Progress::Serving);
         drain.begin(Reason::Shutdown, None);
         assert!(!drain.is_serving() && drain.begun().now_or_never().is_some());
+        assert_eq!(drain.progress(), Progress::Leaving);
         assert_eq!(times(&drain).await, (5, 20));
         assert!(!drain.is_done());
+        assert_eq!(drain.progress(), Progress::Draining);
         drain.done();
+        assert_eq!(drain.progress(), Progress::Drained);
         assert!(drain.is_done() && !drain.is_serving());
         assert_eq!((drain.reason(), times(&drain).await), (Some(Reason::Shutdown), (0, 0)));
     }

@@ -135,7 +135,8 @@ impl ConnectError {
     pub fn is_refusal(&self) -> bool {
         match self {
             ConnectError::Upgrade(status) => status.is_client_error(),
-            ConnectError::Url | ConnectError::TlsSetup(_) => true,
+            ConnectError::Url => true,
+            // A file on this machine may be right by the next attempt: half written, or swapped just now.
             _ => false,
         }
     }
@@ -298,6 +299,25 @@ mod tests {
         assert!(matches!(&error, ConnectError::Upgrade(_)) && !error.is_refusal(), "{error}");
         let (_, error) = answered("SSH-2.0-OpenSSH_9\r\n\r\n").await;
         assert!(matches!(error, ConnectError::Handshake), "{error}");
+    }
+
+    /// Nobody has said no: it may be half written, and is read again.
+    #[tokio::test]
+    async fn a_ca_file_that_is_of_no_use_is_tried_again_soon() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for text in ["", "-----BEGIN CERTIFICATE-----\nMIIB"] {
+            std::fs::write(file.path(), text).unwrap();
+            let tls = config::UpstreamTls {
+                ca_file: Some(file.path().to_owned()),
+                only_ca_file: true,
+                ..config::UpstreamTls::default()
+            };
+            let dial = Arc::new(PipeDial(Some(tokio::io::duplex(4096).0).into()));
+            let connector = Connector::new(dial, tls, Duration::from_secs(10));
+            let error = connector.connect(&Url::parse("wss://b/").unwrap()).await.err().unwrap();
+            let of_file = matches!(&error, ConnectError::TlsSetup(TlsSetupError::NoCertificate { .. }));
+            assert!(of_file && !error.is_refusal(), "{error}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! `hawking admin` against a gateway that runs: the demo.
 
 use std::{
+    io::Write as _,
     net::TcpListener,
     process::Command,
     thread,
@@ -8,6 +9,7 @@ use std::{
 };
 
 use serde_json::Value;
+use tempfile::NamedTempFile;
 
 use crate::{hawking, process::Running, run};
 
@@ -98,7 +100,8 @@ fn tables_show_what_there_is() {
 #[test]
 fn scripts_get_one_document() {
     let demo = Demo::start();
-    assert_eq!(demo.json(&["info"])["draining"], false);
+    let info = demo.json(&["info"]);
+    assert_eq!((&info["draining"], &info["servingState"]), (&false.into(), &"SERVING_STATE_SERVING".into()));
     let sessions = demo.json(&["sessions"]);
     assert_eq!(sessions["sessions"][0]["status"]["state"], "UPSTREAM_STATE_LIVE");
     assert_eq!(sessions, {
@@ -174,12 +177,44 @@ fn a_drain_can_be_waited_for() {
     let said = demo.admin(&["drain", "--deadline", "10s", "--wait", "20s"]);
     assert_eq!(said, "The gateway drains: it is not ready any more, and its streams end.\n");
     let info = demo.admin(&["info"]);
-    assert!(info.contains("  draining, up for ") && info.contains("0 streams open"), "{info}");
+    assert!(info.contains("  drained, up for ") && info.contains("0 streams open"), "{info}");
     assert!(demo.admin(&["ended"]).contains("  drained  "));
     assert!(demo.admin(&["sessions"]).contains("live for"), "the upstream stays");
     demo.running.signal("TERM");
     demo.running.stop_reading();
     assert_eq!(demo.running.end().0, Some(0));
+}
+
+/// Nobody is there, but somebody may come: that is not the end of a drain.
+#[test]
+fn a_drain_is_not_over_while_streams_are_let_in() {
+    let mut config = NamedTempFile::with_suffix(".toml").unwrap();
+    // No upstream is needed for it.
+    write!(
+        config,
+        "[upstream]\ncrossbar_url = \"http://127.0.0.1:1\"\nblackhole_url = \"ws://127.0.0.1:1\"\n\
+         [grpc]\nlisten = \"127.0.0.1:0\"\n[admin]\ngrpc_listen = \"127.0.0.1:0\"\nhttp_listen = \"off\"\n\
+         [shutdown]\nendpoint_wait = \"20s\"\ngrace = \"60s\"\n\
+         [[accounts]]\nid = \"{ACCOUNT}\"\napi_key = \"of no concern\"\n"
+    )
+    .unwrap();
+    let mut running = Running::start(hawking(["serve", "--config"]).arg(config.path()));
+    let line = running.stderr_line("serving AdminService");
+    let port = line.rsplit_once("127.0.0.1:").unwrap().1;
+    let port: String = port.chars().take_while(char::is_ascii_digit).collect();
+    let admin = |arguments: &[&str]| {
+        let mut command = hawking(["admin"]);
+        run(command.args(arguments).env("HAWKING_ADMIN_ADDRESS", format!("127.0.0.1:{port}")))
+    };
+    let (code, _, stderr) = admin(&["drain", "--wait", "300ms"]);
+    assert_eq!(code, 1, "{stderr}");
+    let why = "not over after 300ms: 0 streams are open, and streams are let in still";
+    assert!(stderr.contains(why), "{stderr}");
+    let (_, info, _) = admin(&["info"]);
+    assert!(info.contains("  leaving, up for "), "{info}");
+    // A signal that comes while it waits skips that.
+    running.signal("INT");
+    assert_eq!(running.end().0, Some(0));
 }
 
 #[test]

@@ -26,8 +26,10 @@ async fn admin(whole: &Whole) -> AdminServiceClient<Channel> {
 }
 
 async fn subscribers(admin: &mut AdminServiceClient<Channel>, account_id: &str) -> Vec<proto::Subscriber> {
-    let request = proto::ListSubscribersRequest { account_id: account_id.to_owned() };
-    admin.list_subscribers(request).await.unwrap().into_inner().subscribers
+    let request = proto::ListSubscribersRequest { account_id: account_id.to_owned(), ..Default::default() };
+    let page = admin.list_subscribers(request).await.unwrap().into_inner();
+    assert_eq!(page.next_page_token, "", "all of them");
+    page.subscribers
 }
 
 async fn ended(admin: &mut AdminServiceClient<Channel>, limit: i32) -> Vec<proto::EndedStream> {
@@ -143,6 +145,7 @@ async fn the_server_tells_what_it_is() {
     let info = admin.get_server_info(proto::GetServerInfoRequest {}).await.unwrap().into_inner();
     assert_eq!(info.version, env!("CARGO_PKG_VERSION"));
     assert_eq!((info.accounts, info.subscriptions, info.draining), (1, 1, false));
+    assert_eq!(info.serving_state(), proto::ServingState::Serving);
     let start = std::time::SystemTime::try_from(info.start_time.unwrap()).unwrap();
     assert!(start.elapsed().unwrap() < PATIENCE);
     whole.stop().await;
@@ -182,15 +185,77 @@ async fn open_streams_are_listed_with_how_far_they_are() {
     assert_eq!(subscribers(&mut admin, ACCOUNT).await[2].bindings, many[..16], "of many, the first");
     drop(wide);
 
-    let request = proto::ListSubscribersRequest { account_id: STRANGER.into() };
+    let request = proto::ListSubscribersRequest { account_id: STRANGER.into(), ..Default::default() };
     let status = admin.list_subscribers(request).await.unwrap_err();
     assert_eq!((status.code(), &*reason(&status)), (Code::NotFound, "ACCOUNT_NOT_CONFIGURED"));
-    let request = proto::ListSubscribersRequest { account_id: "x".into() };
+    let request = proto::ListSubscribersRequest { account_id: "x".into(), ..Default::default() };
     let status = admin.list_subscribers(request).await.unwrap_err();
     assert_eq!((status.code(), &*reason(&status)), (Code::InvalidArgument, "INVALID_REQUEST"));
 
     drop(other);
     eventually("it is not listed any more", async || subscribers(&mut admin, "").await.len() == 1).await;
+    whole.stop().await;
+}
+
+/// Page by page, in the order in which they began; and no page is larger than what any client takes.
+#[tokio::test]
+async fn streams_are_listed_in_pages() {
+    let whole = Whole::start().await;
+    let mut admin = admin(&whole).await;
+    let mut page = async |page_size, page_token: &str| {
+        let page_token = page_token.to_owned();
+        let request = proto::ListSubscribersRequest { page_size, page_token, ..Default::default() };
+        let page = admin.list_subscribers(request).await.map(tonic::Response::into_inner);
+        page.map(|page| {
+            let ids = page.subscribers.into_iter().map(|of| of.subscription_id).collect::<Vec<_>>();
+            (ids, page.next_page_token)
+        })
+    };
+    assert_eq!(page(0, "").await.unwrap(), (vec![], String::new()));
+    let mut consumers = Vec::new();
+    for _ in 0..11 {
+        consumers.push(whole.subscribe(request(&["call.*.*"])).await);
+    }
+    let ids = |consumers: &[Consumer]| -> Vec<String> {
+        consumers.iter().map(|of| of.subscribed.subscription_id.clone()).collect()
+    };
+    let (first, next) = page(5, "").await.unwrap();
+    assert_eq!((&first, &next), (&ids(&consumers[..5]), &first[4]));
+    // What ends and what begins meanwhile moves nobody else.
+    let gone: Vec<_> = consumers.drain(3..6).collect();
+    drop(gone);
+    eventually("they are gone", async || page(0, "").await.unwrap().0 == ids(&consumers)).await;
+    consumers.push(whole.subscribe(request(&["call.*.*"])).await);
+    let (second, next) = page(5, &next).await.unwrap();
+    assert_eq!(second, ids(&consumers[3..8]));
+    let (last, next) = page(5, &next).await.unwrap();
+    assert_eq!((last, &*next), (ids(&consumers[8..]), ""));
+    assert_eq!(page(9, "").await.unwrap(), (ids(&consumers), String::new()), "no page behind the last");
+    for (page_size, page_token) in [(-1, ""), (0, "everything")] {
+        let status = page(page_size, page_token).await.unwrap_err();
+        assert_eq!((status.code(), &*reason(&status)), (Code::InvalidArgument, "INVALID_REQUEST"));
+    }
+
+    // As large as they can be.
+    let long: Vec<String> =
+        (0..16).map(|of| format!("call.CHANNEL_CREATE.{}{of:02}", "x".repeat(1000))).collect();
+    let long: Vec<&str> = long.iter().map(String::as_str).collect();
+    for _ in 0..300 {
+        consumers.push(whole.subscribe(request(&long)).await);
+    }
+    let (mut all, mut pages, mut token) = (Vec::new(), 0, String::new());
+    loop {
+        // A client as it comes: it takes no more than 4 MiB.
+        let (ids, next) = page(0, &token).await.unwrap();
+        all.extend(ids);
+        pages += 1;
+        if next.is_empty() {
+            break;
+        }
+        token = next;
+    }
+    assert_eq!(all, ids(&consumers));
+    assert_eq!(pages, 3, "4.8 MB");
     whole.stop().await;
 }
 
@@ -412,7 +477,8 @@ async fn a_drain_ends_streams_and_the_operator_sees_it() {
     assert_eq!((status.code(), &*reason(&status)), (Code::Unavailable, "DRAINING"));
     eventually("the streams are gone", async || {
         let info = admin.get_server_info(proto::GetServerInfoRequest {}).await.unwrap().into_inner();
-        info.draining && info.subscriptions == 0
+        assert!(info.draining, "{info:?}");
+        info.serving_state() == proto::ServingState::Drained && info.subscriptions == 0
     })
     .await;
     assert_eq!(ended(&mut admin, 0).await[0].reason, "drained");

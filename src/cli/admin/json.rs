@@ -45,7 +45,8 @@ mod tests {
     #[test]
     fn every_answer_has_a_document_with_all_of_its_fields() {
         let subscriber = proto::Subscriber { lag: 7, ..Default::default() };
-        let subscribers = proto::ListSubscribersResponse { subscribers: vec![subscriber] };
+        let subscribers =
+            proto::ListSubscribersResponse { subscribers: vec![subscriber], ..Default::default() };
         let document: serde_json::Value =
             serde_json::from_str(&super::document(&Answer::Subscribers(subscribers)).unwrap()).unwrap();
         let first = &document["subscribers"][0];

@@ -13,7 +13,8 @@ use crate::{
     },
     proto::{
         BindingState, EndedStream, GetServerInfoResponse, ListEndedStreamsResponse, ListSubscribersResponse,
-        ListUpstreamSessionsResponse, Subscriber, UpstreamBinding, UpstreamSession, UpstreamState,
+        ListUpstreamSessionsResponse, ServingState, Subscriber, UpstreamBinding, UpstreamSession,
+        UpstreamState,
     },
 };
 
@@ -60,9 +61,13 @@ impl Screen {
 
     fn info(&self, info: &GetServerInfoResponse) -> String {
         let Palette { bold, green, yellow, reset, .. } = self.palette;
-        let state = match info.draining {
-            true => format!("{yellow}draining{reset}"),
-            false => format!("{green}serving{reset}"),
+        let state = match info.serving_state() {
+            ServingState::Leaving => format!("{yellow}leaving{reset}"),
+            ServingState::Drained => format!("{yellow}drained{reset}"),
+            // Of an older gateway.
+            ServingState::Unspecified if !info.draining => format!("{green}serving{reset}"),
+            ServingState::Draining | ServingState::Unspecified => format!("{yellow}draining{reset}"),
+            ServingState::Serving => format!("{green}serving{reset}"),
         };
         format!(
             "{bold}hawking {}{reset}  {state}, up for {}\n{} configured, {} open\n",
@@ -440,7 +445,7 @@ account0000000000000000000000002  session 7
             ..Default::default()
         };
         let subscribers = vec![subscriber("s3", BELOW), subscriber("s12", ACCOUNT), subscriber("s4", BELOW)];
-        let answer = Answer::Subscribers(ListSubscribersResponse { subscribers });
+        let answer = Answer::Subscribers(ListSubscribersResponse { subscribers, ..Default::default() });
         let text = screen().answer(&Verb::Subscribers { account: None }, &answer);
         let expected = "\
 account0000000000000000000000002  1 open stream
@@ -501,7 +506,14 @@ account0000000000000000000000002  1 ended stream
             (&all, Answer::Info(GetServerInfoResponse { version: nasty(), ..Default::default() }), 2),
             (&Verb::Bindings { account: None }, Answer::Sessions(sessions.clone()), 8),
             (&all, Answer::Sessions(sessions), 8),
-            (&all, Answer::Subscribers(ListSubscribersResponse { subscribers: vec![subscriber] }), 3),
+            (
+                &all,
+                Answer::Subscribers(ListSubscribersResponse {
+                    subscribers: vec![subscriber],
+                    ..Default::default()
+                }),
+                3,
+            ),
             (&all, Answer::Ended(ListEndedStreamsResponse { streams: vec![ended] }), 3),
         ] {
             let text = screen().answer(verb, &answer);

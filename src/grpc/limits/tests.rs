@@ -300,15 +300,11 @@ fn starts() {
 
 #[test]
 fn pages() {
-    let request =
-        |page_size, page_token: &str| proto::ListAccountsRequest { page_size, page_token: page_token.into() };
-    assert_eq!(page(&request(0, "")).unwrap(), Page { size: 100, after: None });
-    assert_eq!(
-        page(&request(5000, ACCOUNT)).unwrap(),
-        Page { size: 1000, after: Some(ACCOUNT.parse().unwrap()) }
-    );
-    for (request, field) in [(request(-1, ""), "page_size"), (request(0, "x"), "page_token")] {
-        let status = page(&request).unwrap_err();
+    let page = |size, token| page::<AccountId>(size, token, 100);
+    assert_eq!(page(0, "").unwrap(), Page { size: 100, after: None });
+    assert_eq!(page(5000, ACCOUNT).unwrap(), Page { size: 1000, after: Some(ACCOUNT.parse().unwrap()) });
+    for ((size, token), field) in [((-1, ""), "page_size"), ((0, "x"), "page_token")] {
+        let status = page(size, token).unwrap_err();
         assert_eq!(status.get_error_details().bad_request().unwrap().field_violations[0].field, field);
     }
 }
