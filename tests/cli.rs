@@ -27,6 +27,8 @@ mod reload;
 mod reload_at_random;
 #[path = "cli/secrets.rs"]
 mod secrets;
+#[path = "cli/stalled.rs"]
+mod stalled;
 #[path = "cli/tail.rs"]
 mod tail;
 #[path = "cli/takeover.rs"]

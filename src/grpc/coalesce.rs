@@ -24,9 +24,9 @@ use tokio::{
 
 use crate::telemetry::metrics::ConnectionCounts;
 
-/// What is gathered before it is written in any case, in bytes: some windows' worth, and few enough for the processor's
-/// cache. A single write of at least as much is not copied.
-const CAPACITY: usize = 128 << 10;
+/// What is gathered before it is written in any case, in bytes: so much that a write is not for little, and few enough for the
+/// processor's cache, and for a thousand connections that are stuck with it. A single write of at least as much is not copied.
+pub(super) const CAPACITY: usize = 64 << 10;
 /// Buffers that each thread keeps for its connections.
 const POOLED: usize = 8;
 

@@ -10,7 +10,7 @@ mod call;
 
 use std::{
     future::Future,
-    io,
+    io, mem,
     net::SocketAddr,
     pin::{Pin, pin},
     sync::Arc,
@@ -39,7 +39,7 @@ use self::{
     call::{Call, RequestBody, Turn, earlier},
 };
 use super::{
-    coalesce::{Coalesced, Outlet, coalesce},
+    coalesce::{self, Coalesced, Outlet, coalesce},
     ended::Cause,
     services::{Caller, Services},
     tls::TlsError,
@@ -51,6 +51,10 @@ const MAX_HEADER_LIST: u32 = 16 << 10;
 const HELLO: u64 = 24 + 9;
 /// How often in a turn the transport is asked again, because calls went on and others became ready.
 const ROUNDS_PER_TURN: usize = 4;
+/// Bytes that calls give to `h2` before the transport is asked to take them, all together: as much as goes into one write, with
+/// room for what the connection itself has to say. So what is held for a transport that takes nothing is little more than
+/// that, however many calls it has.
+const BYTES_PER_ROUND: usize = coalesce::CAPACITY - 1024;
 /// Stalled calls are looked at so often within `stall_timeout`.
 const SWEEPS_PER_TIMEOUT: u32 = 8;
 
@@ -160,7 +164,7 @@ struct Pump<IO> {
     waker: Waker,
     /// Calls that are to be polled in this turn.
     due: Vec<usize>,
-    /// Calls that wait until the transport takes more.
+    /// Calls that wait until the transport takes more. They come first then.
     held: Vec<usize>,
     turn: Turn,
     /// Runs while any call is stalled.
@@ -201,7 +205,14 @@ where
             ready,
             due: Vec::new(),
             held: Vec::new(),
-            turn: Turn { now: Instant::now(), grants: 0, expires: None, stalled: false, draining: false },
+            turn: Turn {
+                now: Instant::now(),
+                grants: 0,
+                room: 0,
+                expires: None,
+                stalled: false,
+                draining: false,
+            },
             sweep: None,
             expiry: None,
             gave_way: false,
@@ -212,13 +223,16 @@ where
     fn poll_calls(&mut self) {
         let blocked = self.outlet.is_blocked();
         if !blocked {
-            for key in self.held.drain(..) {
-                self.ready.push(key);
-            }
+            mem::swap(&mut self.due, &mut self.held);
         }
         self.ready.take(&mut self.due);
+        self.turn.room = BYTES_PER_ROUND;
         for key in self.due.drain(..) {
             let Some(call) = self.calls.get_mut(key) else { continue };
+            if self.turn.room == 0 {
+                self.held.push(key);
+                continue;
+            }
             let polled = if blocked {
                 // It would only fill buffers. Later it has more to say at once.
                 let polled = call.poll_reset();
@@ -337,7 +351,7 @@ where
 
     fn poll_sweep(&mut self, cx: &mut Context<'_>) {
         let interval = self.sweep_interval();
-        if std::mem::take(&mut self.turn.stalled) && self.sweep.is_none() {
+        if mem::take(&mut self.turn.stalled) && self.sweep.is_none() {
             self.sweep = Some(Box::pin(sleep(interval)));
         }
         while let Some(sweep) = &mut self.sweep

@@ -81,10 +81,14 @@ impl Ready {
         self.calls.lock().is_empty() && self.attention.rest()
     }
 
-    /// Takes the list, and leaves an empty one in its place.
+    /// Takes the list, behind what is there already, and leaves an empty one in its place.
     pub fn take(&self, calls: &mut Vec<usize>) {
-        debug_assert!(calls.is_empty(), "a list that was not worked off");
-        std::mem::swap(calls, &mut *self.calls.lock());
+        let mut list = self.calls.lock();
+        if calls.is_empty() {
+            std::mem::swap(calls, &mut *list);
+        } else {
+            calls.append(&mut list);
+        }
     }
 
     /// Puts a call into the list.

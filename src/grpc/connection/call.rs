@@ -25,6 +25,9 @@ use super::attention::{CallWaker, Ready};
 
 /// How often a call that is woken while it is polled is polled again before its neighbours have their turn.
 const ROUNDS_PER_TURN: usize = 3;
+/// What `h2` makes of what it is given: frames of so many bytes at most, unless the client takes larger ones, each with a head.
+const FRAME: usize = 16 << 10;
+const FRAME_HEAD: usize = 9;
 /// Parts that a call sends before that.
 const PARTS_PER_TURN: usize = 16;
 
@@ -70,6 +73,8 @@ pub(super) struct Turn {
     /// How often a call of the connection asked for window and was given all of it at once. Then there was window for all:
     /// while anybody waits for the connection's, `h2` gives none to others.
     pub grants: u64,
+    /// Bytes that calls may give to `h2` before the transport is asked to take them.
+    pub room: usize,
     /// The earliest time at which a stream that began since this was last looked at reaches its greatest age.
     pub expires: Option<Instant>,
     /// Whether any call was stalled, since it was last looked at.
@@ -231,6 +236,10 @@ impl Sending {
                 ready!(self.poll_reset(cx));
                 return Poll::Ready(Progress::Over);
             }
+            if turn.room == 0 {
+                // Nothing is taken from the log that cannot be sent yet.
+                return Poll::Ready(Progress::More);
+            }
             // Whoever sends is woken by that. All that can wake it is asked from here on.
             attention.begin();
             match self.content.poll_part(cx) {
@@ -256,9 +265,9 @@ impl Sending {
         Poll::Ready(Progress::More)
     }
 
-    /// Gives `h2` as much as it has window for. Pending while there is none.
+    /// Gives `h2` as much as it has window for, and as there is room for in this turn. Pending while there is no window.
     fn send_pending(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> Poll<()> {
-        while !self.pending.is_empty() {
+        while !self.pending.is_empty() && turn.room > 0 {
             self.stream.reserve_capacity(self.pending.len());
             let room = self.stream.capacity();
             if room >= self.pending.len() && self.stall.is_none() {
@@ -274,7 +283,8 @@ impl Sending {
                 return Poll::Pending;
             }
             self.stall = None;
-            let piece = self.pending.split_to(room.min(self.pending.len()));
+            let piece = self.pending.split_to(room.min(self.pending.len()).min(turn.room));
+            turn.room = turn.room.saturating_sub(piece.len() + FRAME_HEAD * piece.len().div_ceil(FRAME));
             // It fails only if the client has reset the stream, which is what is asked next.
             if self.stream.send_data(piece, false).is_err() {
                 self.pending = Bytes::new();
