@@ -15,6 +15,7 @@
 //!   comes meanwhile.
 //! - `faults` is what goes wrong on demand, `script` a sequence of it.
 //! - `crossbar` and `control` are the two HTTP APIs; `http` serves them.
+//! - `blast` is another thing: a source of frames for measurements, which is nothing but fast.
 //! - `cluster` is what all of them share; `accounts`, `channels` and `record` are its parts.
 //!
 //! ```no_run
@@ -32,6 +33,7 @@
 
 mod accounts;
 mod bindings;
+pub mod blast;
 mod broker;
 mod bucket;
 mod channels;

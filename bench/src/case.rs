@@ -49,6 +49,10 @@ pub struct Case {
     /// Of the server.
     pub workers: usize,
     pub pinned: bool,
+    /// Whether consumers are served over TLS.
+    pub tls: bool,
+    /// Which Kazoo the source is. Of 4.3 events vanish that are not read at once.
+    pub flavour: &'static str,
     pub modes: &'static [Mode],
     pub goals: Vec<Goal>,
     /// How long it is measured; `None` where the command line says.
@@ -93,6 +97,8 @@ fn saturated(streams: usize, connections: usize, congestion: &'static str, goals
         congestion,
         workers: 1,
         pinned: true,
+        tls: false,
+        flavour: "k4",
         modes: ALL,
         goals,
         seconds: None,
@@ -126,7 +132,7 @@ fn stalled(name: &'static str, stall: Stall, streams: usize, connections: usize)
 
 /// One case of each kind, small.
 pub fn smoke() -> Vec<Case> {
-    const KINDS: [&str; 9] = [
+    const KINDS: [&str; 10] = [
         "saturated",
         "saturated-64-kib-windows",
         "paced",
@@ -136,6 +142,7 @@ pub fn smoke() -> Vec<Case> {
         "stalled-shared",
         "stalled-separate",
         "endurance",
+        "paced-tls",
     ];
     let first = |kind| all().into_iter().find(|case| case.name == kind && case.topology.streams > 1);
     KINDS.into_iter().filter_map(first).map(Case::shrunk).collect()
@@ -201,9 +208,15 @@ pub fn all() -> Vec<Case> {
     cases.push(stalled("stalled-separate", Stall::Separate, 200, 105));
 
     let mut endurance = at_rate("endurance", &[11], 5000.0, 100, 5);
+    endurance.flavour = "4.3";
     (endurance.subject, endurance.modes, endurance.seconds) =
         (Subject::Endurance, &[Mode::Hawking], Some(60.0));
     cases.push(endurance);
+
+    let mut encrypted = at_rate("paced-tls", &[12], 1000.0, 100, 5);
+    (encrypted.tls, encrypted.modes, encrypted.goals) =
+        (true, &[Mode::Hawking, Tcp], vec![goal(12, Tcp, 1.8)]);
+    cases.push(encrypted);
 
     // Both CPUs for all, as it is outside of a laboratory.
     let mut together = saturated(100, 5, CONGESTION, vec![goal(13, Tcp, 1.6 * 1.3)]);
@@ -248,8 +261,9 @@ impl Case {
             Speed::Closed { .. } => "as fast as they are taken".to_owned(),
         };
         let (burst, congestion) = (self.burst, self.congestion);
+        let tls = if self.tls { ", TLS" } else { "" };
         format!(
-            "{}: {streams} streams on {connections} connections, {speed}, bursts of {burst}, {congestion}",
+            "{}: {streams} streams on {connections} connections, {speed}, bursts of {burst}, {congestion}{tls}",
             self.name
         )
     }
@@ -266,7 +280,7 @@ mod tests {
     #[test]
     fn every_kind_of_case_is_smoked_and_connections_are_enough_for_those_that_stop_reading() {
         let smoked = smoke();
-        assert_eq!(smoked.len(), 9);
+        assert_eq!(smoked.len(), 10);
         for case in smoked.iter().chain(&all()) {
             let Topology { streams, connections, deaf, .. } = case.topology;
             assert!(connections > deaf && streams >= connections, "{}", case.describe());
@@ -275,7 +289,7 @@ mod tests {
 
     #[test]
     fn each_row_that_is_measured_between_processes_has_a_case() {
-        for row in [1, 2, 3, 4, 5, 6, 7, 10, 11, 13] {
+        for row in [1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13] {
             assert!(all().iter().any(|case| case.rows.contains(&row)), "row {row}");
         }
     }

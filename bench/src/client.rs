@@ -19,9 +19,13 @@ use std::{
 
 use anyhow::{Result, bail};
 use mio::{Events, Interest, Poll, Token, net::TcpStream};
+use rustls::ClientConnection;
 
 use self::tally::Tally;
-use crate::machine::monotonic_ns;
+use crate::{
+    certificate::{self, Certificate},
+    machine::monotonic_ns,
+};
 
 /// One connection's protocol. It owns no socket: bytes in, bytes out.
 pub trait Wire {
@@ -48,6 +52,7 @@ pub struct Client {
 
 struct Connection {
     stream: TcpStream,
+    tls: Option<Box<ClientConnection>>,
     wire: Box<dyn Wire>,
     /// What was read but not taken.
     rest: Vec<u8>,
@@ -59,7 +64,12 @@ struct Connection {
 
 impl Client {
     /// Connects all; the streams begin during the next turns.
-    pub fn connect(address: SocketAddr, wires: Vec<Box<dyn Wire>>, tally: Tally) -> Result<Self> {
+    pub fn connect(
+        address: SocketAddr,
+        wires: Vec<Box<dyn Wire>>,
+        tally: Tally,
+        certificate: Option<&Certificate>,
+    ) -> Result<Self> {
         let poll = Poll::new()?;
         let mut connections = Vec::with_capacity(wires.len());
         for (index, mut wire) in wires.into_iter().enumerate() {
@@ -70,7 +80,9 @@ impl Client {
             poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
             let mut out = Vec::new();
             wire.open(&mut out);
-            connections.push(Connection { stream, wire, rest: Vec::new(), out, deaf: false, ended: false });
+            let tls = certificate.map(|certificate| session(certificate).map(Box::new)).transpose()?;
+            let (rest, deaf, ended) = (Vec::new(), false, false);
+            connections.push(Connection { stream, tls, wire, rest, out, deaf, ended });
         }
         let (events, scratch) = (Events::with_capacity(1024), vec![0; READ]);
         Ok(Self { poll, events, connections, scratch, tally })
@@ -144,7 +156,7 @@ impl Connection {
         loop {
             let kept = self.rest.len();
             scratch[..kept].copy_from_slice(&self.rest);
-            let length = match self.stream.read(&mut scratch[kept..]) {
+            let length = match self.read_some(&mut scratch[kept..]) {
                 Ok(0) => {
                     self.ended = true;
                     return Ok(());
@@ -169,10 +181,52 @@ impl Connection {
         }
     }
 
+    /// What the peer has sent: as it came, or decrypted.
+    fn read_some(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let Some(tls) = &mut self.tls else { return self.stream.read(into) };
+        let mut taken = 0;
+        loop {
+            // First what is decrypted already: there is a bound to what the session keeps of it.
+            match tls.reader().read(&mut into[taken..]) {
+                Ok(0) => return Ok(taken),
+                Ok(length) => taken += length,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+            if taken == into.len() {
+                return Ok(taken);
+            }
+            match tls.read_tls(&mut self.stream) {
+                Ok(0) => return Ok(taken),
+                Ok(_) => _ = tls.process_new_packets().map_err(io::Error::other)?,
+                Err(error) if error.kind() == ErrorKind::WouldBlock && taken > 0 => return Ok(taken),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn write_some(&mut self) -> io::Result<usize> {
+        let Some(tls) = &mut self.tls else { return self.stream.write(&self.out) };
+        let length = tls.writer().write(&self.out)?;
+        Ok(length)
+    }
+
     fn write(&mut self) -> io::Result<()> {
         while !self.out.is_empty() && !self.ended {
-            match self.stream.write(&self.out) {
+            match self.write_some() {
                 Ok(length) => drop(self.out.drain(..length)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+                    self.ended = true;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let Some(tls) = &mut self.tls else { return Ok(()) };
+        while tls.wants_write() && !self.ended {
+            match tls.write_tls(&mut self.stream) {
+                Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
@@ -183,6 +237,12 @@ impl Connection {
         }
         Ok(())
     }
+}
+
+fn session(certificate: &Certificate) -> Result<ClientConnection> {
+    let mut session = ClientConnection::new(certificate.client.clone(), certificate::NAME.try_into()?)?;
+    session.set_buffer_limit(None);
+    Ok(session)
 }
 
 /// How `streams` are spread over `connections`: for each, the number of the first and how many.

@@ -2,16 +2,18 @@
 //!
 //! # Layout
 //!
-//! - [`source`]: raw upstream frames from memory, at a rate or as fast as consumers take them. A process.
+//! - [`source`]: where events come from: `hawking sim --blast`, raw upstream frames from memory. A process.
 //! - [`peer`]: the limit and the naive service. Processes.
 //! - [`client`]: counts what arrives and decodes nothing, but in rounds that are checked everything.
 //! - [`mode`], [`case`]: who is measured, and in what.
+//! - [`certificate`]: for what is measured over TLS.
 //! - [`process`], [`round`], [`run`]: from starting a process to interleaved rounds.
 //! - [`micro`]: what happens to a single event.
 //! - [`statistics`], [`report`]: from rounds to the page.
 //! - [`machine`]: clocks, CPUs, the kernel's accounts.
 
 mod case;
+mod certificate;
 mod client;
 mod machine;
 mod micro;
@@ -55,7 +57,7 @@ struct Cli {
 enum Command {
     /// Everything, and then the page
     All(Options),
-    /// The cases of some rows of the goals (1 to 7, 9 to 11, 13), and then the page
+    /// The cases of some rows of the goals (1 to 7, 9 to 13), and then the page
     Row {
         #[arg(required = true)]
         rows: Vec<u8>,
@@ -73,12 +75,9 @@ enum Command {
     /// One operation of row 9, so many times: to be run under a profiler
     #[command(hide = true)]
     Repeat { operation: micro::Operation, times: u64 },
-    /// A source of frames; started by the others
+    /// A publisher of the source's frames to a nats-server; started by the others
     #[command(hide = true)]
-    Source {
-        #[arg(long)]
-        nats: Option<SocketAddr>,
-    },
+    Publish { nats: SocketAddr },
     /// A server to compare with; started by the others
     #[command(hide = true)]
     Peer {
@@ -89,6 +88,11 @@ enum Command {
         congestion: Option<String>,
         #[arg(long, default_value_t = 1)]
         workers: usize,
+        /// With `key`: TLS (of `tcp` alone)
+        #[arg(long, requires = "key")]
+        certificate: Option<PathBuf>,
+        #[arg(long)]
+        key: Option<PathBuf>,
     },
 }
 
@@ -124,9 +128,11 @@ fn main() -> Result<()> {
         Command::Smoke(options) => options.smoke(),
         Command::Draw { docs } => page::write(&docs, &results::load(&docs.join("performance.json"))?),
         Command::Repeat { operation, times } => micro::repeat(operation, times),
-        Command::Source { nats } => source::run(nats),
-        Command::Peer { peer, upstream, congestion, workers } => {
-            peer::run(peer, upstream, congestion.as_deref(), workers)
+        Command::Publish { nats } => source::run(nats),
+        Command::Peer { peer, upstream, congestion, workers, certificate, key } => {
+            let tls =
+                certificate.zip(key).map(|(certificate, key)| peer::tls(&certificate, &key)).transpose()?;
+            peer::run(peer, upstream, congestion.as_deref(), workers, tls)
         }
     }
 }

@@ -10,10 +10,17 @@ pub mod ingest;
 pub mod naive;
 pub mod tcp;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use anyhow::{Context, Result};
+use rustls::{
+    ServerConfig,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
 use serde::{Deserialize, Serialize};
+
+use tokio_rustls::TlsAcceptor;
 
 use crate::machine::set_congestion;
 
@@ -33,8 +40,26 @@ pub struct Ready {
     pub congestion_refused: Option<String>,
 }
 
+/// What TLS is served with.
+pub fn tls(certificate: &Path, key: &Path) -> Result<TlsAcceptor> {
+    let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)?.collect::<Result<_, _>>()?;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, PrivateKeyDer::from_pem_file(key)?)?;
+    // What the client offers is not what is spoken here; but it wants an answer.
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Arc::new(config).into())
+}
+
 /// Serves until the process is ended.
-pub fn run(peer: Peer, upstream: SocketAddr, congestion: Option<&str>, workers: usize) -> Result<()> {
+pub fn run(
+    peer: Peer,
+    upstream: SocketAddr,
+    congestion: Option<&str>,
+    workers: usize,
+    tls: Option<TlsAcceptor>,
+) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
     runtime.block_on(async {
         let (listener, congestion_refused) = listen(congestion)?;
@@ -42,7 +67,7 @@ pub fn run(peer: Peer, upstream: SocketAddr, congestion: Option<&str>, workers: 
         let ready = Ready { listen: listener.local_addr()?, congestion_refused };
         println!("{}", serde_json::to_string(&ready)?);
         match peer {
-            Peer::Tcp => tcp::serve(listener, frames).await,
+            Peer::Tcp => tcp::serve(listener, frames, tls).await,
             Peer::Naive => naive::serve(listener, frames).await,
         }
     })

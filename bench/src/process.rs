@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     net::{SocketAddr, TcpListener, TcpStream},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -14,7 +14,8 @@ use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 
 use crate::{
-    machine::{Accounts, Placement, Side, default_congestion},
+    certificate::Certificate,
+    machine::{Accounts, Placement, Side, default_congestion, set_congestion},
     mode::Mode,
     peer,
     source::{
@@ -52,6 +53,10 @@ pub struct Setup<'a> {
     pub workers: usize,
     /// hawking's log: bytes at most.
     pub log_bytes: Option<usize>,
+    /// Which Kazoo the source is.
+    pub flavour: &'a str,
+    /// What consumers are served over TLS with.
+    pub certificate: Option<&'a Certificate>,
 }
 
 /// The source, and what it feeds.
@@ -83,10 +88,10 @@ impl Running {
                 wait_for(listen, "nats-server")?;
                 // It has no setting for it.
                 congestion = congestion.filter(|wanted| *wanted == default_congestion());
-                (source, addresses) = start_source(Some(listen), placement)?;
+                (source, addresses) = start_publisher(listen, placement)?;
             }
             Mode::Tcp | Mode::Naive => {
-                (source, addresses) = start_source(None, placement)?;
+                (source, addresses) = start_source(programs, setup.flavour, placement)?;
                 let mut command = Command::new(std::env::current_exe()?);
                 let name = if setup.mode == Mode::Tcp { "tcp" } else { "naive" };
                 command.args(["peer", name, "--upstream", &addresses.blackhole.to_string()]);
@@ -94,18 +99,22 @@ impl Running {
                 if let Some(name) = setup.congestion {
                     command.args(["--congestion", name]);
                 }
+                if let Some(certificate) = setup.certificate {
+                    command.arg("--certificate").arg(&certificate.certificate_file);
+                    command.arg("--key").arg(&certificate.key_file);
+                }
                 let (child, ready): (_, peer::Ready) = spawn_until_ready(command, Side::Server, placement)?;
                 (server, listen) = (child, ready.listen);
                 congestion = congestion.filter(|_| ready.congestion_refused.is_none());
             }
             Mode::Hawking => {
-                (source, addresses) = start_source(None, placement)?;
+                (source, addresses) = start_source(programs, setup.flavour, placement)?;
                 let folder = tempfile::tempdir()?;
                 listen = free_port()?;
-                let known = knows_congestion(&programs.hawking);
-                congestion = congestion.filter(|wanted| known || *wanted == default_congestion());
+                // It goes on where it may not set it: so what this process may not set either was not set.
+                congestion = congestion.filter(|wanted| may_set_congestion(wanted));
                 let config = folder.path().join("hawking.toml");
-                fs::write(&config, hawking_config(setup, &addresses, listen, known))?;
+                fs::write(&config, hawking_config(setup, &addresses, listen))?;
                 let mut command = Command::new(&programs.hawking);
                 command.arg("serve").arg("--config").arg(&config);
                 command.env("TOKIO_WORKER_THREADS", setup.workers.to_string()).stdout(Stdio::null());
@@ -135,12 +144,21 @@ impl Running {
     }
 }
 
-fn start_source(nats: Option<SocketAddr>, placement: &Placement) -> Result<(Owned, Addresses)> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.arg("source");
-    if let Some(address) = nats {
-        command.args(["--nats", &address.to_string()]);
+/// The source is a mode of the binary that is measured.
+fn start_source(programs: &Programs, flavour: &str, placement: &Placement) -> Result<(Owned, Addresses)> {
+    let mut command = Command::new(&programs.hawking);
+    command.args(["sim", "--blast", "--flavour", flavour]);
+    for listener in ["--crossbar", "--blackhole", "--control"] {
+        command.args([listener, "127.0.0.1:0"]);
     }
+    // It has one thread that does something.
+    command.env("TOKIO_WORKER_THREADS", "1");
+    spawn_until_ready(command, Side::Driver, placement)
+}
+
+fn start_publisher(nats: SocketAddr, placement: &Placement) -> Result<(Owned, Addresses)> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["publish", &nats.to_string()]);
     spawn_until_ready(command, Side::Driver, placement)
 }
 
@@ -183,22 +201,17 @@ fn free_port() -> Result<SocketAddr> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?)
 }
 
-/// Whether this hawking can set the congestion control of its listener.
-fn knows_congestion(hawking: &Path) -> bool {
-    let output = Command::new(hawking).arg("print-config").stderr(Stdio::null()).output();
-    output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("tcp_congestion"))
+/// Whether the system has this congestion control, and allows it to this user.
+fn may_set_congestion(name: &str) -> bool {
+    TcpListener::bind(("127.0.0.1", 0)).is_ok_and(|listener| set_congestion(&listener, name).is_ok())
 }
 
-fn hawking_config(
-    setup: &Setup<'_>,
-    source: &Addresses,
-    listen: SocketAddr,
-    knows_congestion: bool,
-) -> String {
-    let congestion = match setup.congestion {
-        Some(name) if knows_congestion => format!("tcp_congestion = \"{name}\"\n"),
-        _ => String::new(),
-    };
+fn hawking_config(setup: &Setup<'_>, source: &Addresses, listen: SocketAddr) -> String {
+    let congestion = setup.congestion.map_or(String::new(), |name| format!("tcp_congestion = \"{name}\"\n"));
+    let tls = setup.certificate.map_or(String::new(), |certificate| {
+        let (certificate, key) = (&certificate.certificate_file, &certificate.key_file);
+        format!("[grpc.tls]\ncertificate_file = {certificate:?}\nkey_file = {key:?}\n")
+    });
     let log_bytes = setup.log_bytes.map_or(String::new(), |bytes| format!("log_bytes = \"{bytes}B\"\n"));
     format!(
         r#"[upstream]
@@ -217,6 +230,7 @@ always_on = ["{BINDING}"]
 [grpc]
 listen = "{listen}"
 {congestion}
+{tls}
 [telemetry]
 log_filter = "warn"
 "#,
@@ -233,14 +247,23 @@ mod tests {
     fn the_configuration_is_one_that_hawking_takes() {
         let address = SocketAddr::from(([127, 0, 0, 1], 4711));
         let addresses = Addresses { crossbar: address, blackhole: address, control: address };
-        let setup =
-            Setup { mode: Mode::Hawking, congestion: Some("bbr"), workers: 1, log_bytes: Some(4 << 20) };
+        let certificate = Certificate::issue().unwrap();
+        let setup = Setup {
+            mode: Mode::Hawking,
+            congestion: Some("bbr"),
+            workers: 1,
+            log_bytes: Some(4 << 20),
+            flavour: "k4",
+            certificate: Some(&certificate),
+        };
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("hawking.toml");
-        fs::write(&path, hawking_config(&setup, &addresses, address, false)).unwrap();
+        fs::write(&path, hawking_config(&setup, &addresses, address)).unwrap();
         let config = hawking::config::Config::load(Some(&path), []).unwrap();
         assert_eq!(config.grpc.listen, address);
         assert_eq!(config.hub.log_bytes, 4 << 20);
+        assert_eq!(config.grpc.tcp_congestion.as_deref(), Some("bbr"));
+        hawking::grpc::check_tls(&config.grpc.tls).unwrap();
         assert_eq!(config.accounts[0].always_on.len(), 1);
     }
 }

@@ -6,12 +6,13 @@ use anyhow::{Result, bail, ensure};
 
 use crate::{
     case::{Case, Stall, Subject},
+    certificate::Certificate,
     client::{Client, tally::Tally},
     machine::{Accounts, Placement},
     mode::{Mode, Topology},
     process::{Programs, Running, Setup},
     source::{
-        control::Remote,
+        control::{Remote, Sent},
         pace::{Order, Speed},
     },
 };
@@ -74,11 +75,19 @@ impl Bench {
         placement: &Placement,
     ) -> Result<(Self, u64)> {
         let log_bytes = matches!(case.subject, Subject::Stalled(_)).then_some(SMALL_LOG);
-        let setup = Setup { mode, congestion: Some(case.congestion), workers: case.workers, log_bytes };
+        let certificate = if case.tls { Some(Certificate::issue()?) } else { None };
+        let setup = Setup {
+            mode,
+            congestion: Some(case.congestion),
+            workers: case.workers,
+            log_bytes,
+            flavour: case.flavour,
+            certificate: certificate.as_ref(),
+        };
         let running = Running::start(&setup, lab.programs, placement)?;
         let remote = Remote::connect(running.control)?;
         let rss_before = settled_rss(running.accounts())?;
-        let mut client = Client::connect(running.listen, topology.wires(mode), tally)?;
+        let mut client = Client::connect(running.listen, topology.wires(mode), tally, certificate.as_ref())?;
         client.open(OPEN_WITHIN)?;
         Ok((Self { running, remote, client, streams: topology.streams as u64 }, rss_before))
     }
@@ -125,7 +134,7 @@ pub fn check(lab: &Laboratory<'_>, case: &Case, mode: Mode) -> Result<()> {
             bail!("{} deliveries of {all} came", bench.client.tally.events);
         }
     }
-    let sent = bench.remote.stop()?;
+    let sent = bench.remote.stop()?.events;
     // Should there be one too many, it comes now.
     bench.client.run_for(Duration::from_millis(100))?;
     let tally = &bench.client.tally;
@@ -152,12 +161,12 @@ pub fn measure_ingest(lab: &Laboratory<'_>, case: &Case, mode: Mode, rate: f64) 
     let order = Order { speed: Speed::Rate(rate), burst: case.burst, count: 0 };
     bench.remote.start(order)?;
     bench.flow(lab.warm_up)?;
-    let sent = bench.remote.stop()?;
+    let sent = bench.remote.stop()?.events;
     let cpu = bench.running.accounts().cpu()?;
     bench.remote.start(order)?;
     let some_bursts = Duration::from_secs_f64(4.0 * case.burst as f64 / rate);
     bench.flow(case.measuring_time(lab.seconds).max(some_bursts))?;
-    let events = bench.remote.stop()? - sent;
+    let events = bench.remote.stop()?.events - sent;
     let cpu = bench.running.accounts().cpu()? - cpu;
     ensure!(events > 0, "no event was sent");
     Ok(cpu.as_secs_f64() * 1e6 / events as f64)
@@ -178,9 +187,10 @@ fn flowing(lab: &Laboratory<'_>, case: &Case, mode: Mode, placement: &Placement)
     let cpu = bench.running.accounts().cpu()? - cpu;
     let (client_cpu, seconds) = (client.cpu()? - client_cpu, began.elapsed().as_secs_f64());
 
-    let sent = bench.remote.stop()?;
+    let Sent { events: sent, vanished } = bench.remote.stop()?;
     let all = sent * bench.streams;
     if case.subject == Subject::Endurance {
+        ensure!(vanished == 0, "{vanished} of {sent} events vanished because they were not read at once");
         let end = Instant::now() + PROGRESS_WITHIN;
         while bench.client.tally.events < all && Instant::now() < end {
             bench.client.turn(Duration::from_millis(20))?;

@@ -24,6 +24,7 @@ use crate::{
     random::{Random, SeededRandom, SystemRandom},
     sim::{
         Settings, Simulator,
+        blast::{Addresses, Blast},
         traffic::{self, Tenant},
     },
 };
@@ -87,11 +88,18 @@ pub(super) struct Arguments {
     /// Stop after so long, such as 30s
     #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
     duration: Option<Duration>,
+    /// Nothing of all that, but a source of frames for the benchmark: prints its addresses as JSON and is steered over the
+    /// control address
+    #[arg(long, hide = true)]
+    blast: bool,
 }
 
 /// Runs the command.
 pub(super) async fn command(arguments: Arguments) -> Result<(), Failure> {
     let mut signals = Signals::catch().map_err(Failure::runtime)?;
+    if arguments.blast {
+        return blast(&arguments, signals).await;
+    }
     let settings = Settings {
         crossbar: arguments.crossbar,
         blackhole: arguments.blackhole,
@@ -126,6 +134,28 @@ pub(super) async fn command(arguments: Arguments) -> Result<(), Failure> {
     traffic.await.map_err(|error| Failure::runtime(format_args!("the traffic failed: {error}")))?;
     simulator.shutdown().await;
     Ok(())
+}
+
+/// Runs the source of the benchmark.
+async fn blast(arguments: &Arguments, mut signals: Signals) -> Result<(), Failure> {
+    let Arguments { crossbar, blackhole, control, flavour, duration, .. } = *arguments;
+    // As the simulator has it for the flavour.
+    let limit = Settings { flavour, ..Settings::default() }.queue_limit();
+    let mut blast =
+        Blast::listen(&Addresses { crossbar, blackhole, control }, limit).map_err(Failure::runtime)?;
+    let addresses = blast.addresses().map_err(Failure::runtime)?;
+    let line = serde_json::to_string(&addresses).map_err(Failure::runtime)?;
+    terminal::ignore_closed_pipe(writeln!(io::stdout(), "{line}")).map_err(Failure::runtime)?;
+
+    let ender = blast.ender();
+    // It blocks, and its pace is not to depend on anything else in this process.
+    let mut running = tokio::task::spawn_blocking(move || blast.run());
+    let ended = tokio::select! {
+        ended = &mut running => ended,
+        _ = signals.next() => { ender.end(); running.await }
+        () = for_duration(duration) => { ender.end(); running.await }
+    };
+    ended.map_err(Failure::runtime)?.map_err(Failure::runtime)
 }
 
 /// Completes after the duration; never without one.

@@ -200,7 +200,7 @@ impl Cluster {
     pub fn open(&self, connection: u64, peer: SocketAddr) -> Opened {
         let turn = self.sessions_opened.fetch_add(1, Ordering::Relaxed);
         let node = usize::try_from(turn).unwrap_or_default() % self.brokers.len();
-        let outbox = Arc::new(Outbox::new(self.settings.max_queued_messages()));
+        let outbox = Arc::new(Outbox::new(self.settings.queue_limit()));
         let cut = self.stop.child_token();
         let session = Session {
             peer,

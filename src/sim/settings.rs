@@ -123,7 +123,7 @@ impl Settings {
     }
 
     /// [`Settings::max_queued_messages`], or the flavour's own.
-    pub(super) fn max_queued_messages(&self) -> Option<usize> {
+    pub fn queue_limit(&self) -> Option<usize> {
         self.max_queued_messages.unwrap_or(match self.flavour {
             Flavour::K4 => None,
             Flavour::V4_3 | Flavour::K5 => Some(50),

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use crate::{hawking, process::Running};
+use crate::{hawking, process::Running, run};
 
 fn demo(listen: &str) -> Running {
     Running::start(&mut hawking(["demo", "--rate", "20", "--seed", "1", "--listen", listen]))
@@ -74,4 +74,26 @@ fn a_closed_pipe_ends_it_quietly() {
     demo.stop_reading();
     let (code, _, stderr) = demo.end();
     assert_eq!((code, stderr.as_str()), (Some(0), ""));
+}
+
+/// The source of the benchmark: nobody who looks for help is shown it, and whoever steers it knows where it is.
+#[test]
+fn the_source_of_the_benchmark_says_where_it_is_and_ends_when_it_is_told() {
+    let (code, help, _) = run(&mut hawking(["sim", "--help"]));
+    assert!(code == 0 && !help.contains("blast"), "{help}");
+    let mut command = hawking(["sim", "--blast"]);
+    for listener in ["--crossbar", "--blackhole", "--control"] {
+        command.args([listener, "127.0.0.1:0"]);
+    }
+    let mut source = Running::start(&mut command);
+    let addresses: serde_json::Value = serde_json::from_str(&source.stdout_line("control")).unwrap();
+    let control: std::net::SocketAddr = addresses["control"].as_str().unwrap().parse().unwrap();
+    // Who steers it goes, and it goes too.
+    drop(std::net::TcpStream::connect(control).unwrap());
+    assert_eq!(source.end().0, Some(0));
+
+    let mut source = Running::start(&mut command);
+    source.stdout_line("control");
+    source.signal("TERM");
+    assert_eq!(source.end().0, Some(0));
 }

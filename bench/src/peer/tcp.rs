@@ -11,10 +11,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpListener,
     sync::Notify,
 };
+use tokio_rustls::TlsAcceptor;
 
 use super::ingest::Frames;
 
@@ -67,7 +68,7 @@ impl Feed {
     }
 }
 
-pub async fn serve(listener: TcpListener, mut frames: Frames) -> Result<()> {
+pub async fn serve(listener: TcpListener, mut frames: Frames, tls: Option<TlsAcceptor>) -> Result<()> {
     let feed = Arc::new(Feed::default());
     let source = feed.clone();
     let ingest = tokio::spawn(async move {
@@ -86,10 +87,20 @@ pub async fn serve(listener: TcpListener, mut frames: Frames) -> Result<()> {
     let accept = async {
         loop {
             let (stream, _) = listener.accept().await?;
-            let feed = feed.clone();
+            stream.set_nodelay(true)?;
+            let (feed, tls) = (feed.clone(), tls.clone());
             tokio::spawn(async move {
+                let ended = match tls {
+                    Some(tls) => {
+                        match tls.accept_with(stream, |session| session.set_buffer_limit(None)).await {
+                            Ok(stream) => fan_out(stream, &feed).await,
+                            Err(error) => Err(error),
+                        }
+                    }
+                    None => fan_out(stream, &feed).await,
+                };
                 // The consumer's end is the end of its task.
-                if let Err(error) = fan_out(stream, &feed).await
+                if let Err(error) = ended
                     && error.kind() == io::ErrorKind::Other
                 {
                     eprintln!("tcp: {error}");
@@ -103,11 +114,11 @@ pub async fn serve(listener: TcpListener, mut frames: Frames) -> Result<()> {
     }
 }
 
-async fn fan_out(mut stream: TcpStream, feed: &Feed) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+async fn fan_out(mut stream: impl AsyncRead + AsyncWrite + Unpin, feed: &Feed) -> io::Result<()> {
     let copies = stream.read_u32().await?;
     let mut position = feed.end();
     stream.write_u32(copies).await?;
+    stream.flush().await?;
     let mut batches = Vec::new();
     loop {
         // Asked for before looking, so that nothing is missed in between.
@@ -126,6 +137,8 @@ async fn fan_out(mut stream: TcpStream, feed: &Feed) -> io::Result<()> {
             let written = stream.write_vectored(&rest[..together]).await?;
             IoSlice::advance_slices(&mut rest, written);
         }
+        // TLS may hold some of it still.
+        stream.flush().await?;
     }
 }
 

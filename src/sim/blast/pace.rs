@@ -8,12 +8,16 @@ pub enum Speed {
     /// So many events a second, whatever becomes of them.
     Rate(f64),
     /// As fast as consumers take them: never more than so many events ahead of what they have reported on average.
-    Closed { ahead: u64 },
+    Closed {
+        /// How many.
+        ahead: u64,
+    },
 }
 
 /// What a start of the source asks for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Order {
+    /// How fast.
     pub speed: Speed,
     /// Events that are written to the socket together.
     pub burst: u64,
@@ -23,7 +27,7 @@ pub struct Order {
 
 /// An order that is being carried out.
 #[derive(Debug)]
-pub struct Pace {
+pub(super) struct Pace {
     order: Order,
     began: Instant,
     sent: u64,
@@ -31,12 +35,12 @@ pub struct Pace {
 }
 
 impl Pace {
-    pub fn new(order: Order, now: Instant) -> Self {
+    pub(super) fn new(order: Order, now: Instant) -> Self {
         Self { order, began: now, sent: 0, consumed: 0 }
     }
 
     /// How many events are to be sent now: whole bursts.
-    pub fn due(&self, now: Instant) -> u64 {
+    pub(super) fn due(&self, now: Instant) -> u64 {
         let burst = self.order.burst.max(1);
         let due = match self.order.speed {
             Speed::Rate(rate) => {
@@ -51,7 +55,7 @@ impl Pace {
     }
 
     /// For how long nothing will be due. `None` where a report has to come first, or where the order is done.
-    pub fn wait(&self, now: Instant) -> Option<Duration> {
+    pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
         if self.is_done() {
             return None;
         }
@@ -68,12 +72,12 @@ impl Pace {
         }
     }
 
-    pub fn sent(&mut self, events: u64) {
+    pub(super) fn sent(&mut self, events: u64) {
         self.sent += events;
     }
 
     /// Consumers have taken so many events of this order, on average.
-    pub fn consumed(&mut self, events: u64) {
+    pub(super) fn consumed(&mut self, events: u64) {
         self.consumed = self.consumed.max(events);
     }
 

@@ -1,10 +1,7 @@
 //! As much of Crossbar and blackhole as a gateway needs to begin: everybody may log in, every binding is confirmed.
-//!
-//! For anything that tests a gateway's behaviour there is the simulator; here only speed matters.
 
-use std::io::Cursor;
+use std::io::{self, Cursor};
 
-use anyhow::{Result, bail};
 use serde::Deserialize;
 use tokio_tungstenite::tungstenite::{
     handshake::derive_accept_key,
@@ -14,21 +11,24 @@ use tokio_tungstenite::tungstenite::{
     },
 };
 
-use super::frames::ACCOUNT;
+use super::{Framing, frames::ACCOUNT};
 
 /// Who is at the other end of a connection.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 pub enum Role {
+    /// Somebody who logs in.
     Crossbar,
-    /// Before the upgrade.
+    /// A session before its upgrade.
     Upgrade,
-    /// After it; `live` once it has subscribed.
+    /// After it.
     Session {
+        /// It has subscribed.
         live: bool,
     },
+    /// Whoever steers the source.
     Control,
-    /// A nats-server that is published to.
-    Nats,
+    /// Somebody else who gets events.
+    Other(Framing),
 }
 
 /// Answers the whole requests in `inbox`.
@@ -63,10 +63,15 @@ pub fn answer_http(inbox: &mut Vec<u8>, outbox: &mut Vec<u8>) {
 }
 
 /// Upgrades, and answers commands and pings.
-pub fn answer_websocket(role: &mut Role, inbox: &mut Vec<u8>, outbox: &mut Vec<u8>) -> Result<()> {
-    if *role == Role::Upgrade {
+///
+/// # Errors
+///
+/// What came is no upgrade, no WebSocket, or no command.
+pub fn answer_websocket(role: &mut Role, inbox: &mut Vec<u8>, outbox: &mut Vec<u8>) -> io::Result<()> {
+    if let Role::Upgrade = role {
         let Some((head, body)) = split_head(inbox) else { return Ok(()) };
-        let Some(key) = header(&head, "sec-websocket-key") else { bail!("an upgrade without a key") };
+        let key =
+            header(&head, "sec-websocket-key").ok_or_else(|| io::Error::other("an upgrade without a key"))?;
         let accept = derive_accept_key(key.as_bytes());
         outbox.extend_from_slice(
             format!(
@@ -89,7 +94,7 @@ pub fn answer_websocket(role: &mut Role, inbox: &mut Vec<u8>, outbox: &mut Vec<u
             }
             OpCode::Control(Control::Ping) => {
                 let header = FrameHeader { opcode: OpCode::Control(Control::Pong), ..FrameHeader::default() };
-                header.format(payload.len() as u64, outbox)?;
+                header.format(payload.len() as u64, outbox).map_err(io::Error::other)?;
                 outbox.extend_from_slice(&payload);
             }
             _ => {}
@@ -99,22 +104,28 @@ pub fn answer_websocket(role: &mut Role, inbox: &mut Vec<u8>, outbox: &mut Vec<u
 }
 
 /// Appends the header of a text frame with a payload of `length` bytes.
-pub fn append_frame_header(length: usize, out: &mut Vec<u8>) -> std::io::Result<()> {
+///
+/// # Errors
+///
+/// None, in practice: it is written to memory.
+pub fn append_frame_header(length: usize, out: &mut Vec<u8>) -> io::Result<()> {
     let header = FrameHeader { opcode: OpCode::Data(Data::Text), ..FrameHeader::default() };
-    header.format(length as u64, out).map_err(std::io::Error::other)
+    header.format(length as u64, out).map_err(io::Error::other)
 }
 
-fn append_text(text: &str, out: &mut Vec<u8>) -> std::io::Result<()> {
+fn append_text(text: &str, out: &mut Vec<u8>) -> io::Result<()> {
     append_frame_header(text.len(), out)?;
     out.extend_from_slice(text.as_bytes());
     Ok(())
 }
 
 /// Takes a whole frame, unmasked.
-fn take_frame(inbox: &mut Vec<u8>) -> Result<Option<(OpCode, Vec<u8>)>> {
+fn take_frame(inbox: &mut Vec<u8>) -> io::Result<Option<(OpCode, Vec<u8>)>> {
     let mut cursor = Cursor::new(&inbox[..]);
-    let Some((header, length)) = FrameHeader::parse(&mut cursor)? else { return Ok(None) };
-    let (start, length) = (cursor.position() as usize, usize::try_from(length)?);
+    let parsed = FrameHeader::parse(&mut cursor).map_err(io::Error::other)?;
+    let Some((header, length)) = parsed else { return Ok(None) };
+    let start = cursor.position() as usize;
+    let length = usize::try_from(length).map_err(io::Error::other)?;
     if inbox.len() < start + length {
         return Ok(None);
     }
@@ -185,7 +196,7 @@ mod tests {
         let mut outbox = Vec::new();
         answer_websocket(&mut role, &mut inbox, &mut outbox).unwrap();
         assert!(String::from_utf8(outbox).unwrap().contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "RFC 6455, 1.3");
-        assert_eq!(role, Role::Session { live: false });
+        assert!(matches!(role, Role::Session { live: false }));
 
         let command = br#"{"action":"subscribe","request_id":"r","data":{"binding":"call.*.*"}}"#;
         let (opcode, mask) = (OpCode::Data(Data::Text), Some([1, 2, 3, 4]));
@@ -194,7 +205,7 @@ mod tests {
         inbox.extend(command.iter().zip([1u8, 2, 3, 4].iter().cycle()).map(|(byte, mask)| byte ^ mask));
         let mut outbox = Vec::new();
         answer_websocket(&mut role, &mut inbox, &mut outbox).unwrap();
-        assert_eq!(role, Role::Session { live: true });
+        assert!(matches!(role, Role::Session { live: true }));
         let text = String::from_utf8_lossy(&outbox);
         assert!(text.contains(r#""subscribed":["call.*.*"]"#), "{text}");
         assert!(inbox.is_empty());

@@ -1,13 +1,14 @@
-//! How the driver speaks to the source: lines over a TCP connection.
+//! How a source is steered: lines over a TCP connection.
 //!
 //! ```text
 //! start rate 1000 burst 1 count 0      so many events a second
 //! start closed 64 burst 32 count 0     never more than 64 ahead of what is reported
 //! consumed 128                         consumers have taken so many events of this order, on average
-//! stop                                 answered by `stopped SENT`: the events sent since the source began
+//! stop                                 answered by `stopped SENT VANISHED`: the events sent since the source began, and the
+//!                                      frames of them that vanished, over all sessions
 //! ```
 //!
-//! The reports go one way and are never answered, so a closed loop costs the driver one small write for each quarter of
+//! The reports go one way and are never answered, so a closed loop costs whoever steers it one small write for each quarter of
 //! its window.
 
 use std::{
@@ -19,16 +20,30 @@ use std::{
 
 use super::pace::{Order, Speed};
 
-/// What the driver says.
+/// What is said to a source.
 #[derive(Debug, PartialEq)]
-pub enum Command {
+pub(super) enum Command {
     Start(Order),
     Consumed(u64),
     Stop,
 }
 
+/// The answer to [`Command::Stop`].
+pub(super) fn stopped(sent: u64, vanished: u64) -> String {
+    format!("stopped {sent} {vanished}\n")
+}
+
+/// What a source has sent since it began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sent {
+    /// Events, each once.
+    pub events: u64,
+    /// Frames that vanished because too many waited for a session's socket.
+    pub vanished: u64,
+}
+
 impl Command {
-    pub fn parse(line: &str) -> Option<Self> {
+    pub(super) fn parse(line: &str) -> Option<Self> {
         let mut words = line.split_ascii_whitespace();
         match words.next()? {
             "consumed" => Some(Self::Consumed(words.next()?.parse().ok()?)),
@@ -69,7 +84,14 @@ fn named(words: &mut SplitAsciiWhitespace<'_>, name: &str) -> Option<u64> {
     words.next()?.parse().ok()
 }
 
-/// The driver's end.
+impl Sent {
+    fn read(line: &str) -> Option<Self> {
+        let (events, vanished) = line.trim_end().strip_prefix("stopped ")?.split_once(' ')?;
+        Some(Self { events: events.parse().ok()?, vanished: vanished.parse().ok()? })
+    }
+}
+
+/// The other end of the line: of whoever steers a source.
 pub struct Remote {
     stream: BufReader<TcpStream>,
     /// Where the next report is worth a write, if the loop is closed.
@@ -77,6 +99,11 @@ pub struct Remote {
 }
 
 impl Remote {
+    /// Connects to a source.
+    ///
+    /// # Errors
+    ///
+    /// As the system's.
     pub fn connect(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
@@ -84,6 +111,11 @@ impl Remote {
         Ok(Self { stream: BufReader::new(stream), next_report: None })
     }
 
+    /// Begins an order; one that is under way ends.
+    ///
+    /// # Errors
+    ///
+    /// As the system's.
     pub fn start(&mut self, order: Order) -> io::Result<()> {
         self.next_report = match order.speed {
             Speed::Closed { ahead } => Some((1, (ahead / 4).max(1))),
@@ -92,7 +124,11 @@ impl Remote {
         self.say(&Command::Start(order))
     }
 
-    /// Reports what consumers have taken since the start, if that is worth it.
+    /// Reports how many events consumers have taken since the start, on average, if that is worth it.
+    ///
+    /// # Errors
+    ///
+    /// As the system's.
     pub fn consumed(&mut self, events: u64) -> io::Result<()> {
         match &mut self.next_report {
             Some((next, step)) if events >= *next => {
@@ -103,14 +139,17 @@ impl Remote {
         }
     }
 
-    /// Stops, and gives the number of events that were sent since the source began.
-    pub fn stop(&mut self) -> io::Result<u64> {
+    /// Stops it.
+    ///
+    /// # Errors
+    ///
+    /// As the system's, and where it does not answer as it should.
+    pub fn stop(&mut self) -> io::Result<Sent> {
         self.next_report = None;
         self.say(&Command::Stop)?;
         let mut line = String::new();
         self.stream.read_line(&mut line)?;
-        let sent = line.trim().strip_prefix("stopped ").and_then(|number| number.parse().ok());
-        sent.ok_or_else(|| io::Error::other(format!("the source says {line:?} to a stop")))
+        Sent::read(&line).ok_or_else(|| io::Error::other(format!("the source says {line:?} to a stop")))
     }
 
     fn say(&mut self, command: &Command) -> io::Result<()> {
@@ -121,6 +160,12 @@ impl Remote {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_is_read_as_it_is_written() {
+        assert_eq!(Sent::read(&stopped(7, 2)), Some(Sent { events: 7, vanished: 2 }));
+        assert_eq!(Sent::read("not understood\n"), None);
+    }
 
     #[test]
     fn commands_are_read_as_they_are_written() {

@@ -29,7 +29,14 @@ struct Template {
     sent: usize,
 }
 
+impl Default for Frames {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Frames {
+    /// Makes them.
     pub fn new() -> Self {
         let templates =
             (0..NAMES.len() * CALLS).map(|number| Template::new(NAMES[number % 4], number / 4)).collect();
