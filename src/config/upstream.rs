@@ -79,6 +79,9 @@ settings! {
         /// After a session has ended, the next one subscribes to everything at once, and again after this: upstream may
         /// notice late that the other is gone, and then silences what they had in common.
         resubscribe_delay: Duration = Duration::from_secs(60), as timeout();
+        /// How long upstream keeps a session whose client is silent. For so long after a session ended without upstream's
+        /// part of it, the next one subscribes to everything again and again (on Kazoo 5: is replaced once, at the end).
+        session_idle_timeout: Duration = Duration::from_hours(1), as span(Duration::from_secs(1), DAY);
         /// A session that holds what nobody wants any more, or bindings that overlap, for so long is replaced (not on
         /// Kazoo 5, where that costs a gap).
         rotation_linger: Duration = Duration::from_mins(5), as timeout();

@@ -222,7 +222,8 @@ impl Opened {
     /// Opened by a record that was read.
     fn seen(cause: Cause) -> Self {
         Self {
-            id: cause.sequence.0,
+            // What was wanted before there was any record opens at the first; 0 would look like none.
+            id: cause.sequence.0.max(1),
             reason: cause.reason,
             after: cause.sequence.previous(),
             start_time: cause.since,

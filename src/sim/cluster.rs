@@ -327,6 +327,11 @@ impl Cluster {
         self.each(connection, |session| session.outbox.freeze(frozen))
     }
 
+    /// Makes what one session or all are sent late by so much more; how many.
+    pub fn lag(&self, connection: Option<u64>, by: Duration) -> usize {
+        self.each(connection, |session| session.outbox.lag(by))
+    }
+
     pub fn idle_timeout(&self) -> watch::Receiver<Duration> {
         self.idle_timeout.subscribe()
     }

@@ -223,6 +223,11 @@ impl Simulator {
         self.set(|state| (state.delay, state.jitter) = (delay, jitter));
     }
 
+    /// The same for one session, on top: it lags behind the others. Sessions to come do not. Returns how many there are.
+    pub fn lag(&self, connection: Option<u64>, by: Duration) -> usize {
+        self.cluster().lag(connection, by)
+    }
+
     /// Call events are overtaken with this probability by what comes up to `by` later (F43).
     pub fn reorder(&self, probability: f64, by: Duration) {
         self.set(|state| (state.reorder, state.reorder_by) = (probability, by));
@@ -300,5 +305,6 @@ impl Simulator {
         self.blackhole_door(Door::Open);
         self.crossbar_door(Door::Open);
         self.thaw(None);
+        self.lag(None, Duration::ZERO);
     }
 }

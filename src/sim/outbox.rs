@@ -32,6 +32,8 @@ struct State {
     next: u64,
     /// What keeps its order is not due before this.
     latest: Instant,
+    /// By how much more than others everything is late.
+    lag: Duration,
     /// How much was waiting when the socket took no more, and what came since; unset while it takes everything.
     blocked: Option<usize>,
     /// What waited for the socket is not all written yet.
@@ -68,6 +70,7 @@ impl Outbox {
             line: BTreeMap::new(),
             next: 0,
             latest: Instant::now(),
+            lag: Duration::ZERO,
             blocked: None,
             behind: false,
             peak: 0,
@@ -105,7 +108,7 @@ impl Outbox {
         }
         let due = match lateness {
             Lateness::InOrder(by) => {
-                state.latest = state.latest.max(Instant::now() + by);
+                state.latest = state.latest.max(Instant::now() + state.lag + by);
                 state.latest
             }
             Lateness::Overtaken(by) => state.latest.max(Instant::now()) + by,
@@ -211,6 +214,11 @@ impl Outbox {
         }
         drop(state);
         self.wake.notify_one();
+    }
+
+    /// What comes from here on is late by so much more.
+    pub fn lag(&self, by: Duration) {
+        self.state.lock().lag = by;
     }
 
     pub fn is_frozen(&self) -> bool {

@@ -118,6 +118,8 @@ pub(super) struct Keeper {
     month: MonthTurns,
     /// When the session is to subscribe to everything again, because another has ended.
     resubscribe: Vec<Instant>,
+    /// Until when upstream may have a session of the account that nobody holds any more.
+    haunted_until: Option<Instant>,
     /// Keeps the hub told of descendants, while there is a session.
     telling: Option<BoxFuture<'static, ()>>,
     wanted: Wanted,
@@ -151,6 +153,7 @@ impl Keeper {
             rotation: Rotation::new(settings.clone(), now),
             month: MonthTurns::new(settings.time_zone.clone(), settings.month_turn_margin, seams.clock.now()),
             resubscribe: Vec::new(),
+            haunted_until: None,
             telling: None,
             wanted: Wanted::new(),
             link: Arc::new(Link::new(settings, account, seams)),
@@ -268,7 +271,8 @@ impl Keeper {
             self.rotation.wake(current.opened, &current.progress(), self.successor.is_some())
         });
         let month = now + self.month.wait(self.link.seams.clock.now());
-        retry.into_iter().chain(rotation).chain(self.resubscribe.first().copied()).fold(month, Instant::min)
+        let again = self.resubscribe.first().copied().into_iter().chain(self.haunted_until);
+        retry.into_iter().chain(rotation).chain(again).fold(month, Instant::min)
     }
 
     /// Does what is due.
@@ -279,9 +283,19 @@ impl Keeper {
         }
         while self.resubscribe.first().is_some_and(|at| *at <= now) {
             self.resubscribe.remove(0);
+            let alone = self.resubscribe.is_empty() && self.successor.is_none();
             if let Some(current) = &self.current {
-                current.orders.send_modify(|orders| orders.all_before = Some(now));
+                current.orders.send_modify(|orders| {
+                    orders.all_before = Some(now);
+                    // Nothing of another session waits any more.
+                    orders.probe &= !alone;
+                });
             }
+        }
+        if self.haunted_until.is_some_and(|until| until <= now) {
+            self.haunted_until = None;
+            self.haunt();
+            self.rotation.ghost_is_gone();
         }
         while let Some(step) = self.month.step(self.link.seams.clock.now()) {
             self.turn_month(step, now);
@@ -307,7 +321,17 @@ impl Keeper {
                     current.orders.send_modify(|orders| orders.mark = mark);
                 }
             }
-            Action::Leave => self.current.iter().for_each(|current| current.leave.cancel()),
+            Action::MarkBoth(mark) => {
+                for session in self.current.iter().chain(&self.successor) {
+                    session.orders.send_modify(|orders| orders.mark = mark);
+                }
+            }
+            Action::Leave => {
+                if let Some(current) = &self.current {
+                    current.orders.send_modify(|orders| orders.unhurried = true);
+                    current.leave.cancel();
+                }
+            }
             Action::Abandon => self.successor.iter().for_each(|successor| successor.leave.cancel()),
         }
     }
@@ -420,6 +444,9 @@ impl Keeper {
             }
             (Ok(Some(socket)), true) => {
                 self.successor = Some(self.start(link, socket, false, stop));
+                for session in self.current.iter().chain(&self.successor) {
+                    session.orders.send_modify(|orders| orders.probe = true);
+                }
                 self.rotation.opened(now);
             }
             (Ok(None), true) => {

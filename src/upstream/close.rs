@@ -55,6 +55,24 @@ impl fmt::Display for CloseCause {
 }
 
 impl CloseCause {
+    /// Whether upstream has ended the session itself.
+    pub(super) fn is_of_upstream(self) -> bool {
+        match self {
+            CloseCause::Idle
+            | CloseCause::Protocol(_)
+            | CloseCause::Crashed
+            | CloseCause::Code(_)
+            | CloseCause::Eof => true,
+            // Something on the way may have broken the connection.
+            CloseCause::Io(_)
+            | CloseCause::Asked
+            | CloseCause::Silent
+            | CloseCause::TokenRefused
+            | CloseCause::TooLarge
+            | CloseCause::Garbage => false,
+        }
+    }
+
     pub(super) fn from_frame(frame: Option<&CloseFrame>) -> Self {
         match frame.map_or(1005, |frame| u16::from(frame.code)) {
             1000 => CloseCause::Idle,
@@ -89,6 +107,9 @@ pub(crate) struct Ended {
     pub alive: SystemTime,
     /// When the last request was sent that upstream has answered: all that it put on the socket before was read.
     pub read_through: SystemTime,
+    /// Whether upstream is known to have ended it too: its close frame came, or the end of its stream. Otherwise it may have
+    /// a session there that nobody holds any more, and that dies at some time (F51).
+    pub parted: bool,
     /// How long it was live.
     pub live: Duration,
     /// What the upstream was found to be.

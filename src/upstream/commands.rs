@@ -27,6 +27,9 @@ use super::{
 /// Bindings in one command, where upstream takes lists of them (K5; hundreds were seen to work, G4).
 const LIST: usize = 100;
 
+/// Probes that wait for their answer: there is to be room for commands beside them.
+const PROBES: usize = 2;
+
 /// The subscribes of one session that are to be sent or wait for their reply.
 #[derive(Debug)]
 pub(crate) struct Commands {
@@ -56,6 +59,8 @@ pub(crate) enum Purpose {
     Refresh,
     /// To see it answered: then what upstream put on the socket before is read.
     Mark(u32),
+    /// The same, where any answer will do: it is not repeated.
+    Probe,
 }
 
 #[derive(Debug)]
@@ -136,12 +141,20 @@ impl Commands {
         self.add(Purpose::Mark(number), target);
     }
 
+    /// Sends a request of which any answer is welcome, unless some wait for theirs.
+    pub fn probe(&mut self, target: Target) {
+        let probes = self.open.values().filter(|open| open.purpose == Purpose::Probe).count();
+        if probes < PROBES {
+            self.add(Purpose::Probe, target);
+        }
+    }
+
     fn add(&mut self, purpose: Purpose, target: Target) {
         self.issued += 1;
         let id = format!("{}-{}", self.tag, self.issued);
         match purpose {
             Purpose::Refresh => self.later.push_back(id.clone()),
-            Purpose::Bind | Purpose::Mark(_) => self.queue.push_back(id.clone()),
+            Purpose::Bind | Purpose::Mark(_) | Purpose::Probe => self.queue.push_back(id.clone()),
         }
         let open =
             Open { purpose, targets: vec![target], sent: None, deadline: None, timeouts: 0, alone: false };
@@ -209,6 +222,9 @@ impl Commands {
     /// Puts those whose deadline has passed back into the queue. Says whether there were any.
     pub fn expire(&mut self, now: Instant) -> bool {
         let mut any = false;
+        self.open.retain(|_, open| {
+            open.purpose != Purpose::Probe || open.deadline.is_none_or(|deadline| deadline > now)
+        });
         for (id, open) in &mut self.open {
             if open.deadline.is_some_and(|deadline| deadline <= now) {
                 open.deadline = None;
@@ -217,7 +233,7 @@ impl Commands {
                 any = true;
                 match open.purpose {
                     Purpose::Refresh => self.later.push_back(id.clone()),
-                    Purpose::Bind | Purpose::Mark(_) => self.queue.push_back(id.clone()),
+                    Purpose::Bind | Purpose::Mark(_) | Purpose::Probe => self.queue.push_back(id.clone()),
                 }
             }
         }
@@ -245,7 +261,9 @@ impl Commands {
                 {
                     match open.purpose {
                         Purpose::Refresh => self.later.push_front(request_id.to_owned()),
-                        Purpose::Bind | Purpose::Mark(_) => self.queue.push_front(request_id.to_owned()),
+                        Purpose::Bind | Purpose::Mark(_) | Purpose::Probe => {
+                            self.queue.push_front(request_id.to_owned())
+                        }
                     }
                 }
                 Settled::Nothing
@@ -255,6 +273,10 @@ impl Commands {
             _ if let Some(Purpose::Mark(number)) = purpose => {
                 self.close(request_id);
                 Settled::Marked(number)
+            }
+            _ if purpose == Some(Purpose::Probe) => {
+                self.close(request_id);
+                Settled::Nothing
             }
             Outcome::Subscribed { .. } => {
                 self.pacing.accepted();
@@ -282,7 +304,9 @@ impl Commands {
                 Some(Open { purpose, mut targets, .. }) => {
                     targets.pop().map_or(Settled::Nothing, |target| match purpose {
                         Purpose::Refresh => Settled::Withdrawn(target, refusal),
-                        Purpose::Bind | Purpose::Mark(_) => Settled::Refused(target, refusal),
+                        Purpose::Bind | Purpose::Mark(_) | Purpose::Probe => {
+                            Settled::Refused(target, refusal)
+                        }
                     })
                 }
                 None => Settled::Nothing,

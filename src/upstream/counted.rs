@@ -66,7 +66,7 @@ impl From<Purpose> for CommandPurpose {
         match purpose {
             Purpose::Bind => CommandPurpose::Bind,
             Purpose::Refresh => CommandPurpose::Refresh,
-            Purpose::Mark(_) => CommandPurpose::Mark,
+            Purpose::Mark(_) | Purpose::Probe => CommandPurpose::Mark,
         }
     }
 }
@@ -78,6 +78,7 @@ impl From<Trigger> for RotationTrigger {
             Trigger::Excess => RotationTrigger::Excess,
             Trigger::Refreshes => RotationTrigger::Refreshes,
             Trigger::MonthLeftovers => RotationTrigger::MonthLeftovers,
+            Trigger::Ghost => RotationTrigger::Ghost,
             Trigger::Age => RotationTrigger::Age,
             Trigger::Moved => RotationTrigger::Moved,
         }

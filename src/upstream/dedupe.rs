@@ -2,16 +2,49 @@
 //! and then twice without a reason of ours (F42).
 //!
 //! An event with a `msg_id` is known by {account, routing key, `data.event`, call id, msg_id}: the msg_id alone is shared by
-//! different objects (R19, R24).
+//! different objects (R19, R24). The first frame counts, whoever brings it.
 //!
-//! Without one, only its content is left, and equal content can be a genuine repeat. What tells them apart is who brought
-//! it: each *source* (a session and a subscription key) brings every repeat once. So each delivered occurrence remembers the
-//! sources that have brought it; a frame is a duplicate if there is an occurrence that its source has not brought yet and
-//! could have brought. It could not, if the occurrence was delivered before the source's session began, or longer ago than
-//! two sources can lie apart.
+//! # Without a msg_id
 //!
-//! What that cannot tell apart: while a session takes another's place and the other has a backlog, an event without a
-//! msg_id that the new one brings, and an older one with the very same content that still waited in the other.
+//! Then only the content is left, and equal content can be a genuine repeat. What tells them apart is who brought it, and
+//! when.
+//!
+//! *Within a session*, each subscription key brings every repeat once, and the frames of one event come close together. So a
+//! frame is a duplicate of a delivery that the session has brought by another key and not yet by this one.
+//!
+//! *Across sessions*, the older one leads: what it brings is delivered at once, as if it were alone. What the newer one
+//! brings waits, until the older one has answered a request that was sent after the frame came. By then the older one has
+//! been read up to a later moment than that in which upstream put the frame's event on the newer one (replies come in line
+//! with events, F14): so it has brought the event too, if it ever will, however great its backlog is and whenever the newer
+//! one was bound. If it has, the frame is dropped, otherwise delivered.
+//!
+//! *Has it?* Of the deliveries with this content that the newer session has not brought itself, the latest is the twin (as
+//! far as answers tell; else the one that was read at about the same time), the newest frames being looked at first. So it is
+//! the oldest deliveries that find no twin: those that the older session alone has brought, from before the newer one was
+//! bound. Such a one must never swallow a later event. Therefore a delivery is out
+//! of the question that was read before the newer session was sent the last request that it has answered before the frame:
+//! what came behind that answer was put on the newer session later than the delivery was read ([`SLACK`] aside). `rotation`
+//! sees to it that the newer one answers such a request, before the older one goes.
+//!
+//! When the older one ends, what still waits is looked at in the same way, but the oldest first, because of the newest the
+//! older session has brought nothing: upstream throws away what is still in its backlog. So these must not be taken for what
+//! came before the newer one was bound. Therefore `rotation` has the older one answer two marks, the first of them when the
+//! newer one has been bound for a while: what still waits at the end came after the second, its twin behind the answer to the
+//! first, and no other delivery is looked at. Then the newer one leads.
+//!
+//! So no event is lost. What may happen is that one comes twice: where the very same content comes several times within the
+//! time by which the sessions lie apart, and a frame takes the twin of another. (And what 4.3 has thrown away on the older
+//! session, F46, can be taken for a delivery of the same content from just before the newer one was bound.)
+//!
+//! A session that leads and answers nothing does not hold up the other for ever: what has waited for too long, and the oldest
+//! where too much waits, is decided upon with what is known.
+//!
+//! Where it stays uncertain, the frame is delivered: twice is the smaller lie. So it is after an older session that broke
+//! instead of being read to its end: that is a gap anyway, and it must not swallow what comes after the gap.
+
+mod content;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -24,8 +57,9 @@ use tokio::time::Instant;
 
 use crate::binding::AccountId;
 
-/// Frames of one session for one event come through one queue, close together.
-const SAME_SESSION_SKEW: Duration = Duration::from_secs(5);
+use self::content::{Frame, Occurrence, Sessions, Waiting};
+
+pub(super) use self::content::SLACK;
 
 /// Which of the account's sessions, in order of their beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,11 +91,31 @@ pub(crate) struct Source<'a> {
     pub subscription_key: &'a str,
 }
 
+/// What became of that which upstream had put on a session when it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rest {
+    /// It was read.
+    Read,
+    /// It may be lost, and that is a gap.
+    Lost,
+    /// Nobody knows, and it is no gap: another session has all of it. What that one brought is delivered, twice if need be.
+    Unknown,
+}
+
+/// What becomes of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate<T> {
+    /// It is an event that has not come before.
+    New(T),
+    /// It is one that has. The session brought it.
+    Duplicate(SessionId),
+}
+
 /// 128 bits of two keyed hashes: two different events have the same one as good as never, and nobody can aim for it.
 type Fingerprint = (u64, u64);
 
-/// The memory of one upstream account, bounded by count and by time.
-pub(crate) struct Deduplicator {
+/// The memory of one upstream account, bounded by count and by time. `T` is an event that may have to wait.
+pub(crate) struct Deduplicator<T> {
     capacity: usize,
     window: Duration,
     hashers: (RandomState, RandomState),
@@ -69,17 +123,14 @@ pub(crate) struct Deduplicator {
     seen: HashMap<Fingerprint, Occurrences>,
     /// What was delivered, oldest first.
     order: VecDeque<(Instant, Fingerprint)>,
+    sessions: Sessions,
+    waiting: Waiting<T>,
 }
 
 /// Deliveries of one content, oldest first. An event with a msg_id has exactly one, and its sources do not matter.
 type Occurrences = SmallVec<[Occurrence; 1]>;
 
-struct Occurrence {
-    at: Instant,
-    brought_by: SmallVec<[(SessionId, u64); 2]>,
-}
-
-impl Deduplicator {
+impl<T> Deduplicator<T> {
     /// Remembers at most `capacity` events, each for `window`.
     pub fn new(capacity: usize, window: Duration) -> Self {
         Self {
@@ -88,62 +139,140 @@ impl Deduplicator {
             hashers: (RandomState::new(), RandomState::new()),
             seen: HashMap::new(),
             order: VecDeque::new(),
+            sessions: Sessions::default(),
+            waiting: Waiting::default(),
         }
     }
 
-    /// Whether the event is new. `data` is its payload's text.
-    pub fn is_new(&mut self, identity: Identity<'_>, source: Source<'_>, data: &str, now: Instant) -> bool {
-        self.expire(now);
-        if identity.message_id.is_empty() {
-            self.is_new_content(identity, source, data, now)
-        } else {
-            let fingerprint = self.fingerprint(&identity);
-            let new = !self.seen.contains_key(&fingerprint);
-            if new {
-                self.remember(fingerprint, now, SmallVec::new());
-            }
-            new
-        }
-    }
-
-    fn is_new_content(
+    /// A session brings an event; `data` is its payload's text. What becomes of it, and of what waited before, is told as
+    /// soon as it is known: an event with a msg_id never waits.
+    pub fn offer(
         &mut self,
         identity: Identity<'_>,
         source: Source<'_>,
         data: &str,
         now: Instant,
-    ) -> bool {
-        let fingerprint = self.fingerprint(&(identity, canonical(data)));
-        let key = self.hashers.0.hash_one(source.subscription_key);
-        let bringer = (source.session, key);
-        let window = self.window;
-        let occurrences = self.seen.entry(fingerprint).or_default();
-        let known = occurrences.iter_mut().find(|occurrence| {
-            let same_session = occurrence.brought_by.iter().any(|(session, _)| *session == source.session);
-            let skew = if same_session { SAME_SESSION_SKEW } else { window };
-            !occurrence.brought_by.contains(&bringer)
-                && occurrence.at >= source.opened
-                && now.saturating_duration_since(occurrence.at) <= skew
-        });
-        match known {
-            Some(occurrence) => {
-                occurrence.brought_by.push(bringer);
+        event: impl FnOnce() -> T,
+        mut tell: impl FnMut(Fate<T>),
+    ) {
+        self.expire(now);
+        if identity.message_id.is_empty() {
+            return self.offer_bare(identity, source, data, now, event, tell);
+        }
+        let fingerprint = self.fingerprint(&identity);
+        if self.seen.contains_key(&fingerprint) {
+            return tell(Fate::Duplicate(source.session));
+        }
+        self.remember(fingerprint, Occurrence::known_by_its_id(now));
+        tell(Fate::New(event()));
+    }
+
+    /// The same for an event without a msg_id.
+    fn offer_bare(
+        &mut self,
+        identity: Identity<'_>,
+        source: Source<'_>,
+        data: &str,
+        now: Instant,
+        event: impl FnOnce() -> T,
+        mut tell: impl FnMut(Fate<T>),
+    ) {
+        let frame = Frame {
+            fingerprint: self.fingerprint(&(identity, canonical(data))),
+            session: source.session,
+            key: self.hashers.0.hash_one(source.subscription_key),
+            after: self.sessions.answered(source.session, source.opened),
+            at: now,
+        };
+        if self.sessions.leads(source.session) {
+            tell(match self.is_new(&frame, None) {
+                true => Fate::New(event()),
+                false => Fate::Duplicate(source.session),
+            });
+        } else if self.waiting.add(frame, data.len(), event())
+            // Too much waits: the oldest of it is decided upon with what is known.
+            && let Some(oldest) = self.waiting.oldest()
+        {
+            self.decide(oldest, tell);
+        }
+    }
+
+    /// A session has answered a request that was sent at `sent`.
+    pub fn answered(&mut self, session: SessionId, sent: Instant, tell: impl FnMut(Fate<T>)) {
+        self.sessions.has_answered(session, sent);
+        if self.sessions.leads(session) {
+            self.decide(sent, tell);
+        }
+    }
+
+    /// A session has answered a mark that was sent at `sent`: when the next one had been bound for a while.
+    pub fn marked(&mut self, session: SessionId, sent: Instant) {
+        self.sessions.has_marked(session, sent);
+    }
+
+    /// A session has ended.
+    pub fn ended(&mut self, session: SessionId, rest: Rest, mut tell: impl FnMut(Fate<T>)) {
+        let led = self.sessions.leads(session);
+        if rest == Rest::Unknown {
+            self.sessions.end(session, false);
+        }
+        if led {
+            // The oldest first: the older session has brought nothing of the newest.
+            let since = self.sessions.common_since(session);
+            for (frame, event) in self.waiting.take(None) {
+                tell(self.fate(&frame, since, event));
+            }
+        }
+        self.sessions.end(session, rest == Rest::Read);
+    }
+
+    /// Whether anything waits for an answer of the session that leads: then it is worth asking for one. What has waited for
+    /// too long is decided upon with what is known.
+    pub fn is_waiting(&mut self, now: Instant, tell: impl FnMut(Fate<T>)) -> bool {
+        if let Some(until) = now.checked_sub(content::PATIENCE)
+            && self.waiting.oldest().is_some_and(|oldest| oldest <= until)
+        {
+            self.decide(until, tell);
+        }
+        self.waiting.oldest().is_some()
+    }
+
+    /// Decides upon what has waited and came until `until`.
+    fn decide(&mut self, until: Instant, tell: impl FnMut(Fate<T>)) {
+        let due = self.waiting.take(Some(until));
+        // The newest first: the older session has brought later ones too, and those are to be left for later frames. They are
+        // told in the order in which they came.
+        let decided = due.into_iter().rev().map(|(frame, event)| self.fate(&frame, None, event));
+        let decided: Vec<_> = decided.collect();
+        decided.into_iter().rev().for_each(tell);
+    }
+
+    fn fate(&mut self, frame: &Frame, since: Option<Instant>, event: T) -> Fate<T> {
+        match self.is_new(frame, since) {
+            true => Fate::New(event),
+            false => Fate::Duplicate(frame.session),
+        }
+    }
+
+    /// Whether a frame without a msg_id is no duplicate of anything that was delivered.
+    fn is_new(&mut self, frame: &Frame, since: Option<Instant>) -> bool {
+        let occurrences = self.seen.entry(frame.fingerprint).or_default();
+        match self.sessions.twin(frame, since, occurrences) {
+            Some(twin) => {
+                twin.brought_by(frame);
                 false
             }
             None => {
-                self.remember(fingerprint, now, SmallVec::from_iter([bringer]));
+                self.remember(frame.fingerprint, Occurrence::first_brought_by(frame));
                 true
             }
         }
     }
 
-    fn remember(
-        &mut self,
-        fingerprint: Fingerprint,
-        at: Instant,
-        brought_by: SmallVec<[(SessionId, u64); 2]>,
-    ) {
-        self.seen.entry(fingerprint).or_default().push(Occurrence { at, brought_by });
+    fn remember(&mut self, fingerprint: Fingerprint, occurrence: Occurrence) {
+        // What waited is remembered for as long as if it had just come: the line stays in order.
+        let at = self.order.back().map_or(occurrence.at, |(last, _)| occurrence.at.max(*last));
+        self.seen.entry(fingerprint).or_default().push(occurrence);
         self.order.push_back((at, fingerprint));
         while self.order.len() > self.capacity {
             self.forget_oldest();
@@ -172,10 +301,10 @@ impl Deduplicator {
         }
     }
 
-    /// How much is remembered.
+    /// How much is remembered, and waits.
     #[cfg(test)]
     pub fn size(&self) -> usize {
-        self.order.len() + self.seen.len()
+        self.order.len() + self.seen.len() + self.waiting.len()
     }
 
     fn fingerprint(&self, what: &impl Hash) -> Fingerprint {
@@ -196,256 +325,6 @@ impl Hash for Canonical<'_> {
         match &self.0 {
             Ok(value) => value.hash(state),
             Err(text) => text.hash(state),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::HashMap;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const ACCOUNT: &str = "account0000000000000000000000002";
-
-    struct Bench {
-        deduplicator: Deduplicator,
-        start: Instant,
-        now: Instant,
-    }
-
-    impl Bench {
-        fn new() -> Self {
-            let start = Instant::now();
-            Self { deduplicator: Deduplicator::new(1000, Duration::from_secs(120)), start, now: start }
-        }
-
-        fn wait(&mut self, seconds: u64) {
-            self.now += Duration::from_secs(seconds);
-        }
-
-        fn with_id(&mut self, routing_key: &str, event: &str, call_id: &str, message_id: &str) -> bool {
-            let identity =
-                Identity { account: ACCOUNT.parse().unwrap(), routing_key, event, call_id, message_id };
-            let source = Source { session: SessionId(1), opened: self.start, subscription_key: "any" };
-            self.deduplicator.is_new(identity, source, "{}", self.now)
-        }
-
-        /// A frame without a msg_id from a session that was opened at the start.
-        fn bare(&mut self, session: u64, key: &str, data: &str) -> bool {
-            self.bare_from(session, self.start, key, data)
-        }
-
-        fn bare_from(&mut self, session: u64, opened: Instant, key: &str, data: &str) -> bool {
-            let identity = Identity {
-                account: ACCOUNT.parse().unwrap(),
-                routing_key: "r",
-                event: "",
-                call_id: "",
-                message_id: "",
-            };
-            let source = Source { session: SessionId(session), opened, subscription_key: key };
-            self.deduplicator.is_new(identity, source, data, self.now)
-        }
-    }
-
-    #[test]
-    fn one_event_over_overlapping_bindings_is_one() {
-        let mut bench = Bench::new();
-        assert!(bench.with_id("call.A.CHANNEL_CREATE.x", "", "x", "m"));
-        assert!(!bench.with_id("call.A.CHANNEL_CREATE.x", "", "x", "m"));
-    }
-
-    #[test]
-    fn three_objects_that_share_a_msg_id_are_three() {
-        let mut bench = Bench::new();
-        for key in [
-            "doc_created.DB.user.u1",
-            "doc_created.DB-202611.mailbox_message.m1",
-            "doc_created.DB-202611.cdr.c1",
-        ] {
-            assert!(bench.with_id(key, "", "", "1"), "{key}");
-            assert!(!bench.with_id(key, "", "", "1"), "{key}");
-        }
-    }
-
-    #[test]
-    fn each_part_of_the_identity_counts() {
-        let mut bench = Bench::new();
-        assert!(bench.with_id("r", "e", "c", "m"));
-        assert!(bench.with_id("r2", "e", "c", "m"));
-        assert!(bench.with_id("r", "e2", "c", "m"));
-        assert!(bench.with_id("r", "e", "c2", "m"));
-        assert!(bench.with_id("r", "e", "c", "m2"));
-        // Where one part ends and the next begins is not forgotten.
-        assert!(bench.with_id("re", "", "c", "m"));
-    }
-
-    #[test]
-    fn memory_is_bounded_by_time_and_by_count() {
-        let mut bench = Bench::new();
-        assert!(bench.with_id("r", "", "", "m"));
-        bench.wait(120);
-        assert!(!bench.with_id("r", "", "", "m"));
-        bench.wait(1);
-        assert!(bench.with_id("r", "", "", "m"));
-
-        for n in 0..5000 {
-            assert!(bench.with_id("r", "", "", &n.to_string()));
-        }
-        assert_eq!(bench.deduplicator.order.len(), 1000);
-        assert_eq!(bench.deduplicator.seen.len(), 1000);
-        bench.wait(121);
-        assert!(bench.bare(1, "a", "{}"));
-        assert_eq!(bench.deduplicator.seen.len(), 1);
-    }
-
-    #[test]
-    fn without_a_msg_id_a_repeat_from_the_same_source_survives() {
-        let mut bench = Bench::new();
-        assert!(bench.bare(1, "a", r#"{"x":1}"#));
-        assert!(bench.bare(1, "a", r#"{"x":1}"#));
-        assert!(!bench.bare(1, "b", r#"{"x":1}"#));
-        assert!(!bench.bare(1, "b", r#"{"x":1}"#));
-        assert!(bench.bare(1, "b", r#"{"x":1}"#));
-    }
-
-    #[test]
-    fn key_order_does_not_matter() {
-        let mut bench = Bench::new();
-        assert!(bench.bare(1, "a", r#"{"x":1,"y":{"b":[1,2],"a":null}}"#));
-        assert!(!bench.bare(2, "a", r#"{ "y":{"a":null,"b":[1,2]}, "x":1}"#));
-        assert!(bench.bare(3, "a", r#"{"x":1,"y":{"b":[2,1],"a":null}}"#));
-    }
-
-    #[test]
-    fn a_session_has_not_brought_what_came_before_it() {
-        let mut bench = Bench::new();
-        for _ in 0..10 {
-            assert!(bench.bare(1, "a", "{}"));
-            bench.wait(1);
-        }
-        // Ten repeats lie behind; the second session sees only the eleventh.
-        let opened = bench.now;
-        bench.wait(1);
-        assert!(bench.bare(1, "a", "{}"));
-        assert!(!bench.bare_from(2, opened, "a", "{}"));
-        assert!(bench.bare_from(2, opened, "a", "{}"), "the twelfth, which the first session lost");
-    }
-
-    #[test]
-    fn a_key_that_was_bound_late_does_not_swallow_repeats() {
-        let mut bench = Bench::new();
-        assert!(bench.bare(1, "a", "{}"));
-        bench.wait(6);
-        assert!(bench.bare(1, "b", "{}"), "frames of one session for one event do not lie six seconds apart");
-        assert!(!bench.bare(1, "a", "{}"));
-    }
-
-    proptest! {
-        /// Several sources bring the same events, each in order and each everything, interleaved anyhow: every event is
-        /// delivered once, every genuine repeat survives.
-        #[test]
-        fn any_interleaving_delivers_each_event_once(
-            events in prop::collection::vec((0u8..4, prop::option::of(0u8..6)), 1..40),
-            schedule in prop::collection::vec(0usize..4, 0..200),
-        ) {
-            let mut bench = Bench::new();
-            let mut positions = [0usize; 4];
-            let mut delivered: HashMap<(u8, Option<u8>), usize> = HashMap::new();
-            // What the schedule leaves over is brought at the end, source by source.
-            let rest = (0..4).flat_map(|source| std::iter::repeat_n(source, events.len()));
-            for source in schedule.into_iter().chain(rest) {
-                let Some((content, id)) = events.get(positions[source]).copied() else { continue };
-                positions[source] += 1;
-                let message_id = id.map(|id| id.to_string()).unwrap_or_default();
-                let data = format!(r#"{{"content":{content}}}"#);
-                let routing_key = content.to_string();
-                let identity = Identity {
-                    account: ACCOUNT.parse().unwrap(),
-                    routing_key: &routing_key,
-                    event: "",
-                    call_id: "",
-                    message_id: &message_id,
-                };
-                let source = Source {
-                    session: SessionId(source as u64 / 2),
-                    opened: bench.start,
-                    subscription_key: ["a", "b"][source % 2],
-                };
-                bench.now += Duration::from_millis(1);
-                if bench.deduplicator.is_new(identity, source, &data, bench.now) {
-                    *delivered.entry((content, id)).or_default() += 1;
-                }
-            }
-            let mut expected: HashMap<(u8, Option<u8>), usize> = HashMap::new();
-            for (content, id) in events {
-                let count = expected.entry((content, id)).or_default();
-                // With a msg_id equal frames are one event.
-                *count = if id.is_some() { 1 } else { *count + 1 };
-            }
-            prop_assert_eq!(delivered, expected);
-        }
-
-        /// A session takes another's place: the old one brings everything up to its end, the new one everything from its
-        /// beginning on. Every event is delivered once; every genuine repeat survives, unless the old one has a backlog.
-        #[test]
-        fn a_rotation_delivers_each_event_once(
-            events in prop::collection::vec((0u8..3, prop::option::of(0u8..6)), 1..40),
-            begin in 0usize..40,
-            overlap in 0usize..40,
-            schedule in prop::collection::vec(any::<bool>(), 0..100),
-            backlog in any::<bool>(),
-        ) {
-            let numbered = |(index, (content, id)): (usize, (u8, Option<u8>))| match backlog {
-                true => (content, id.or(Some(100 + index as u8))),
-                false => (content, id),
-            };
-            let events: Vec<_> = events.into_iter().enumerate().map(numbered).collect();
-            let mut bench = Bench::new();
-            let begin = begin.min(events.len());
-            let end = (begin + overlap).min(events.len());
-            let (mut old, mut new) = (0..end, begin..events.len());
-            let mut opened = None;
-            let mut delivered: HashMap<(u8, Option<u8>), usize> = HashMap::new();
-            let rest = std::iter::repeat_n(false, events.len()).chain(std::iter::repeat_n(true, events.len()));
-            for from_new in schedule.into_iter().chain(rest) {
-                bench.now += Duration::from_millis(1);
-                // What is published after the new session was opened is brought by neither before that.
-                if opened.is_none() && (old.start >= begin || (from_new && backlog)) {
-                    opened = Some(bench.now);
-                }
-                // Without a backlog the old one has brought by then what was published before.
-                let from_new = from_new && (backlog || old.start >= begin);
-                let next = if from_new { new.next() } else { old.next() };
-                let Some((content, id)) = next.map(|index| events[index]) else { continue };
-                let message_id = id.map(|id| id.to_string()).unwrap_or_default();
-                let routing_key = content.to_string();
-                let identity = Identity {
-                    account: ACCOUNT.parse().unwrap(),
-                    routing_key: &routing_key,
-                    event: "",
-                    call_id: "",
-                    message_id: &message_id,
-                };
-                let (session, opened) = match from_new {
-                    true => (SessionId(2), opened.unwrap()),
-                    false => (SessionId(1), bench.start),
-                };
-                let source = Source { session, opened, subscription_key: "a" };
-                let data = format!(r#"{{"content":{content}}}"#);
-                if bench.deduplicator.is_new(identity, source, &data, bench.now) {
-                    *delivered.entry((content, id)).or_default() += 1;
-                }
-            }
-            let mut expected: HashMap<(u8, Option<u8>), usize> = HashMap::new();
-            for (content, id) in events {
-                let count = expected.entry((content, id)).or_default();
-                *count = if id.is_some() { 1 } else { *count + 1 };
-            }
-            prop_assert_eq!(delivered, expected);
         }
     }
 }

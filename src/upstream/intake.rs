@@ -26,10 +26,10 @@ use crate::{
 };
 
 use super::{
-    dedupe::{Deduplicator, Identity, SessionId, Source},
+    dedupe::{Deduplicator, Fate, Identity, Rest, SessionId, Source},
     event::convert,
     frame::EventFrame,
-    ledger::{self, Ledger},
+    ledger::{self, End, Ledger},
 };
 
 /// How often it is said that frames are left out.
@@ -86,7 +86,7 @@ struct Inner {
     realms: HashMap<String, Option<AccountId>>,
     /// No descendant was ever served: all that comes is the own account's.
     is_alone: bool,
-    dedupe: Deduplicator,
+    dedupe: Deduplicator<Arrived>,
     ledger: Ledger,
     /// What was last said of the upstream.
     said: Option<UpstreamChange>,
@@ -107,6 +107,39 @@ struct Served {
     log: Arc<dyn Log>,
     /// Presence events name an account by it. The own one is known after the first login, if Crossbar tells.
     realm: Option<String>,
+}
+
+/// An event that has come, and whose it is.
+type Arrived = (AccountId, IncomingEvent);
+
+/// Where events go that are known to be new, and where is counted what became of frames.
+struct Outlet<'a> {
+    served: &'a BTreeMap<AccountId, Served>,
+    counts: &'a AccountCounts,
+    duplicates: &'a mut BTreeMap<SessionId, u64>,
+}
+
+impl<'a> Outlet<'a> {
+    fn pour(self) -> impl FnMut(Fate<Arrived>) + use<'a> {
+        move |fate| match fate {
+            Fate::New((account, event)) => {
+                if let Some(served) = self.served.get(&account) {
+                    match served.log.append(event) {
+                        true => self.counts.event_appended(),
+                        false => self.counts.event_dropped(Dropped::Unwanted),
+                    }
+                }
+            }
+            Fate::Duplicate(session) => {
+                self.counts.event_dropped(Dropped::Duplicate);
+                *self.duplicates.entry(session).or_default() += 1;
+                // There are two at a time at most; who has ended is not asked for any more.
+                while self.duplicates.len() > SESSIONS_COUNTED {
+                    self.duplicates.pop_first();
+                }
+            }
+        }
+    }
 }
 
 /// A session, as the intake needs to know it.
@@ -228,22 +261,40 @@ impl Intake {
     /// Does something to the ledger, and records what comes of it: under the same lock under which events are appended, so
     /// that a confirmation stands before the first event that it lets through.
     pub fn book(&self, change: impl FnOnce(&mut Ledger) -> Vec<ledger::Entry>) {
+        self.inner.lock().book(change);
+    }
+
+    /// A session has answered a request that was sent at `sent`: what upstream put on it before that is read.
+    pub fn answered(&self, session: SessionId, sent: Instant) {
         let mut inner = self.inner.lock();
-        let entries = change(&mut inner.ledger);
-        for entry in entries {
-            match entry {
-                ledger::Entry::One(account, control) => {
-                    if let Some(served) = inner.served.get(&account) {
-                        inner.record(served, control);
-                    }
-                }
-                ledger::Entry::All(control) => {
-                    for served in inner.served.values() {
-                        inner.record(served, control.clone());
-                    }
-                }
-            }
-        }
+        let (dedupe, deliver) = inner.pour();
+        dedupe.answered(session, sent, deliver);
+    }
+
+    /// The same, of a request that was sent when the session that takes its place had been bound for a while.
+    pub fn marked(&self, session: SessionId, sent: Instant) {
+        self.inner.lock().dedupe.marked(session, sent);
+    }
+
+    /// Whether events wait for an answer of the older one of two sessions. Asked now and then while there are two.
+    pub fn is_waiting(&self, now: Instant) -> bool {
+        let mut inner = self.inner.lock();
+        let (dedupe, deliver) = inner.pour();
+        dedupe.is_waiting(now, deliver)
+    }
+
+    /// A session has ended, `parted` if upstream's part of that came: what waited for it is decided upon, and what it held is
+    /// recorded.
+    pub fn ended(&self, session: SessionId, end: End, parted: bool) {
+        let rest = match end {
+            End::Drained if parted => Rest::Read,
+            End::Drained => Rest::Unknown,
+            End::Lost { .. } | End::Redundant { .. } => Rest::Lost,
+        };
+        let mut inner = self.inner.lock();
+        let (dedupe, deliver) = inner.pour();
+        dedupe.ended(session, rest, deliver);
+        inner.book(|ledger| ledger.ended(session, end));
     }
 
     /// Everything of a kind that is held for an account is proven until `at`.
@@ -306,12 +357,30 @@ impl Inner {
         };
         let source =
             Source { session: session.id, opened: session.at, subscription_key: &frame.subscription_key };
-        if !self.dedupe.is_new(identity, source, frame.data, now) {
-            self.count_duplicate(session.id);
-        } else if let Some(served) = self.served.get(&account) {
-            match served.log.append(convert(frame, &key)) {
-                true => self.counts.event_appended(),
-                false => self.counts.event_dropped(Dropped::Unwanted),
+        let event = || (account, convert(frame, &key));
+        let (dedupe, deliver) = self.pour();
+        dedupe.offer(identity, source, frame.data, now, event, deliver);
+    }
+
+    /// What comes out of the de-duplicator, and goes into the logs.
+    fn pour(&mut self) -> (&mut Deduplicator<Arrived>, impl FnMut(Fate<Arrived>)) {
+        let Self { dedupe, served, counts, duplicates, .. } = self;
+        (dedupe, Outlet { served, counts, duplicates }.pour())
+    }
+
+    fn book(&mut self, change: impl FnOnce(&mut Ledger) -> Vec<ledger::Entry>) {
+        for entry in change(&mut self.ledger) {
+            match entry {
+                ledger::Entry::One(account, control) => {
+                    if let Some(served) = self.served.get(&account) {
+                        self.record(served, control);
+                    }
+                }
+                ledger::Entry::All(control) => {
+                    for served in self.served.values() {
+                        self.record(served, control.clone());
+                    }
+                }
             }
         }
     }
@@ -321,15 +390,6 @@ impl Inner {
             self.counts.gap(*reason);
         }
         served.log.record(control);
-    }
-
-    fn count_duplicate(&mut self, session: SessionId) {
-        self.counts.event_dropped(Dropped::Duplicate);
-        *self.duplicates.entry(session).or_default() += 1;
-        // There are two at a time at most; who has ended is not asked for any more.
-        while self.duplicates.len() > SESSIONS_COUNTED {
-            self.duplicates.pop_first();
-        }
     }
 
     fn index_realms(&mut self) {

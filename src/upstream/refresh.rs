@@ -14,6 +14,13 @@
 //! the same. With both at their defaults, one round of 1,200 bindings on K4 (300 accounts with four each, replies of
 //! 100 kB) takes ten minutes.
 //!
+//! # While a session may die late
+//!
+//! A session that ended without upstream's part of it may live on there, until upstream notices: for as long as
+//! `session_idle_timeout` (F8). When it dies it may silence those that stay (F51), and nothing tells. So for that long a round
+//! takes a second, where the budget allows it, and tokens are taken at twice the rate of other times: all of up to four
+//! bindings are subscribed again within a second of that death, of `n` within `n / 4` seconds.
+//!
 //! # What a refresh can show
 //!
 //! - That upstream holds the binding *from now on*. On K4 and 4.3 it does not show whether the binding was silent before: the
@@ -46,8 +53,13 @@ pub(crate) struct Refresh {
     all_before: Option<Instant>,
     /// The same, for what is filed by month.
     month_before: Option<Instant>,
+    /// Whether a round is to take [`OFTEN`].
+    often: bool,
     sent: u64,
 }
+
+/// How long a round takes while a session may die late.
+const OFTEN: Duration = Duration::from_secs(1);
 
 impl Refresh {
     /// Begins now: everything is new.
@@ -62,6 +74,7 @@ impl Refresh {
             bytes_until: now,
             all_before: None,
             month_before: None,
+            often: false,
             sent: 0,
         }
     }
@@ -69,6 +82,11 @@ impl Refresh {
     /// Everything asked for before `now` is to be asked for again as soon as may be.
     pub fn hurry(&mut self, now: Instant) {
         self.all_before = Some(now);
+    }
+
+    /// Whether a round is to take a second, where the budget allows it, instead of the whole interval.
+    pub fn often(&mut self, often: bool) {
+        self.often = often;
     }
 
     /// What is filed by month is to be asked for again as soon as may be.
@@ -87,8 +105,12 @@ impl Refresh {
         if self.is_hurried(asked, month_bound) {
             return asked;
         }
-        let spread = self.interval / u32::try_from(held.max(1)).unwrap_or(u32::MAX);
-        (self.last + spread.max(self.per_token)).max(self.bytes_until)
+        let (interval, per_token) = match self.often {
+            true => (self.interval.min(OFTEN), self.per_token / 2),
+            false => (self.interval, self.per_token),
+        };
+        let spread = interval / u32::try_from(held.max(1)).unwrap_or(u32::MAX);
+        (self.last + spread.max(per_token)).max(self.bytes_until)
     }
 
     /// One was sent.

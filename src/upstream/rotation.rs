@@ -5,8 +5,10 @@
 //!
 //! On K4 and 4.3 the new one is opened and bound first. Both bring events; the de-duplicator makes one of two. The old one
 //! goes only when nothing can be in it that the new one does not have: after a grace, because upstream may make true what it
-//! has confirmed a little later; and after a request sent then was answered (the mark), because what was put on the socket
-//! before an answer has been read by then. Without that answer it goes all the same, with a gap.
+//! has confirmed a little later; after a request sent then was answered (the mark), because what was put on the socket before
+//! an answer has been read by then; and after both have answered one that was sent clearly later, so that nothing which the
+//! old one alone has brought can be taken for something that comes after it (see `dedupe`). Without these answers it goes all
+//! the same, with a gap.
 //!
 //! On K5 a session that stays is silenced by one that goes, if there was a fault before, and cannot heal itself (G22, G23):
 //! there the old one is closed first, and the time until the new one is bound is a gap. So it is where upstream does not let
@@ -25,7 +27,7 @@ use crate::{
     random::{self, Random},
 };
 
-use super::session::Progress;
+use super::{dedupe, session::Progress};
 
 /// Why a session is replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub(crate) enum Trigger {
     Refreshes,
     /// It holds bindings of an old month.
     MonthLeftovers,
+    /// Another session may have died late, and silenced it (Kazoo 5).
+    Ghost,
     /// It is old.
     Age,
     /// It is with another upstream than the configuration names now.
@@ -68,6 +72,18 @@ pub(crate) enum Stage {
         /// Without an answer it goes at this time.
         until: Instant,
     },
+    /// It has answered. Until what it alone has brought lies clearly behind.
+    Parting {
+        /// When it does.
+        at: Instant,
+        /// Without the answer to come the old one goes at this time.
+        until: Instant,
+    },
+    /// Both have been sent a mark.
+    Following {
+        /// Without an answer the old one goes at this time.
+        until: Instant,
+    },
     /// The old one has been told to go.
     Leaving {
         /// Whether everything that it had was read.
@@ -89,6 +105,8 @@ pub(crate) enum Action {
     LogIn,
     /// Send the old one this mark.
     Mark(u32),
+    /// Send both this mark.
+    MarkBoth(u32),
     /// Tell the old one to go.
     Leave,
     /// Tell the new one to go.
@@ -110,6 +128,8 @@ pub(crate) struct Rotation {
     excess_since: Option<Instant>,
     /// When the leftovers of a month are a reason.
     leftovers_at: Option<Instant>,
+    /// Whether a session that nobody held any more may have died since this one was opened.
+    ghost: bool,
     /// How much of the greatest age this session is given: not all of a thousand accounts are to go at the same time.
     life: f64,
     mark: u32,
@@ -127,6 +147,7 @@ impl Rotation {
             trigger: None,
             excess_since: None,
             leftovers_at: None,
+            ghost: false,
             life: 1.0,
             mark: 0,
         }
@@ -146,6 +167,7 @@ impl Rotation {
     pub fn begins(&mut self, random: &dyn Random) {
         self.excess_since = None;
         self.leftovers_at = None;
+        self.ghost = false;
         self.life = 0.8 + 0.2 * random::unit(random);
     }
 
@@ -174,6 +196,11 @@ impl Rotation {
             self.stage = Stage::Breaking { reason: GapReason::UpstreamDisconnected };
         }
         idle.then_some(Action::Leave)
+    }
+
+    /// A session that nobody held any more is gone by now, and may have silenced this one.
+    pub fn ghost_is_gone(&mut self) {
+        self.ghost = true;
     }
 
     /// The month has turned for what the session holds.
@@ -225,12 +252,31 @@ impl Rotation {
                 Some(Action::Mark(self.mark))
             }
             // Something new is wanted that the old one may have, and the new one does not yet.
-            (Stage::Marking { until }, Some(second)) if !second.settled && now < until => {
+            (
+                Stage::Marking { until } | Stage::Parting { until, .. } | Stage::Following { until },
+                Some(second),
+            ) if !second.settled && now < until => {
                 self.stage = Stage::Binding { until };
                 None
             }
-            (Stage::Marking { until }, _) if first.marked == self.mark || until <= now => {
-                self.stage = Stage::Leaving { drained: first.marked == self.mark };
+            (Stage::Marking { .. }, _) if first.marked == self.mark => {
+                let until = now + self.settings.rotation_timeout;
+                self.stage = Stage::Parting { at: now + dedupe::SLACK, until };
+                None
+            }
+            (Stage::Parting { at, until }, _) if at <= now => {
+                self.mark += 1;
+                self.stage = Stage::Following { until };
+                Some(Action::MarkBoth(self.mark))
+            }
+            (Stage::Following { .. }, Some(second))
+                if first.marked == self.mark && second.marked == self.mark =>
+            {
+                self.stage = Stage::Leaving { drained: true };
+                Some(Action::Leave)
+            }
+            (Stage::Marking { until } | Stage::Following { until }, _) if until <= now => {
+                self.stage = Stage::Leaving { drained: false };
                 Some(Action::Leave)
             }
             _ => None,
@@ -249,6 +295,7 @@ impl Rotation {
         if self.breaks(first) {
             // It costs a gap: so only for what a refresh cannot heal. Calls need no healing (G21).
             triggers.extend(first.beyond_calls.then(|| age(settings.rotation_age_k5)));
+            triggers.extend((first.beyond_calls && self.ghost).then_some((opened, Trigger::Ghost)));
         } else {
             triggers.extend(self.excess_since.map(|at| (at + settings.rotation_linger, Trigger::Excess)));
             triggers.extend(self.leftovers_at.map(|at| (at, Trigger::MonthLeftovers)));
@@ -267,7 +314,11 @@ impl Rotation {
     pub fn wake(&self, opened: Instant, first: &Progress, second: bool) -> Option<Instant> {
         match self.stage {
             Stage::Idle if !second => self.due(opened, first).map(|(at, _)| at),
-            Stage::Binding { until } | Stage::Grace { until, .. } | Stage::Marking { until } => Some(until),
+            Stage::Binding { until }
+            | Stage::Grace { until, .. }
+            | Stage::Marking { until }
+            | Stage::Parting { at: until, .. }
+            | Stage::Following { until } => Some(until),
             _ => None,
         }
     }
@@ -378,6 +429,12 @@ mod tests {
         assert_eq!(bench.next(Some(&second)), Some(Action::Mark(2)));
         assert_eq!(bench.rotation.step(bench.now, bench.start, &bench.first, Some(&second)), None);
         bench.first.marked = 2;
+        assert_eq!(bench.rotation.step(bench.now, bench.start, &bench.first, Some(&second)), None);
+        assert_eq!(bench.next(Some(&second)), Some(Action::MarkBoth(3)));
+        assert_eq!(bench.rotation.step(bench.now, bench.start, &bench.first, Some(&second)), None);
+        second.marked = 3;
+        assert_eq!(bench.rotation.step(bench.now, bench.start, &bench.first, Some(&second)), None);
+        bench.first.marked = 3;
         assert_eq!(
             bench.rotation.step(bench.now, bench.start, &bench.first, Some(&second)),
             Some(Action::Leave)

@@ -38,6 +38,9 @@ use self::state::Session;
 /// How long the end of a session may take once it is certain.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
 
+/// The same for a session that is replaced: nobody is in a hurry, and it matters that upstream has ended it too (F51, G22).
+const UNHURRIED: Duration = Duration::from_secs(5);
+
 /// Messages handled in a row before timers are looked at again.
 const BATCH: usize = 64;
 
@@ -57,6 +60,13 @@ pub(crate) struct Orders {
     pub month_before: Option<Instant>,
     /// An answer to a request that was sent at this time or later is one of the new month.
     pub month_certain: Option<Instant>,
+    /// Whether there is another session beside it: then it matters how far each has been read.
+    pub probe: bool,
+    /// Whether upstream may have a session of the account that nobody holds any more: when that dies, this one may fall
+    /// silent, and subscribing again heals it (F51).
+    pub haunted: bool,
+    /// Whether it may take its time over its end.
+    pub unhurried: bool,
     /// The mark to be answered: see [`Progress::marked`].
     pub mark: u32,
 }
@@ -154,7 +164,9 @@ pub(crate) async fn run<S: Io>(
             }
         }
     };
-    finish(session, cause, &mut stream, writer).await
+    // It may have been told together with the order to leave.
+    let patience = if orders.borrow().unhurried { UNHURRIED } else { CLOSE_GRACE };
+    finish(session, cause, patience, &mut stream, writer).await
 }
 
 /// Writes what is queued, and ends when the connection does not take it.
@@ -174,22 +186,32 @@ where
 }
 
 /// Ends a session: reads what was sent before the goodbye was heard.
-async fn finish<T, W>(mut session: Session<'_>, cause: CloseCause, stream: &mut T, mut writer: W) -> Ended
+async fn finish<T, W>(
+    mut session: Session<'_>,
+    cause: CloseCause,
+    patience: Duration,
+    stream: &mut T,
+    mut writer: W,
+) -> Ended
 where
     T: Stream<Item = Result<Message, tungstenite::Error>> + Unpin,
     W: Future<Output = io::ErrorKind> + Unpin,
 {
+    let mut parted = cause.is_of_upstream();
     if session.goodbye(cause) {
         let read = async {
             loop {
                 tokio::select! {
-                    message = stream.next() => if session.receive(message).is_some() { break },
+                    message = stream.next() => if let Some(end) = session.receive(message) {
+                        parted |= end.is_of_upstream();
+                        break;
+                    },
                     _ = &mut writer => break,
                 }
             }
         };
         // Who does not end it in time is left alone: all that came by then was read.
-        let _ = tokio::time::timeout(CLOSE_GRACE, read).await;
+        let _ = tokio::time::timeout(patience, read).await;
     }
-    session.ended(cause)
+    session.ended(cause, parted)
 }

@@ -422,3 +422,14 @@ async fn a_refresh_proves_and_says_nothing() {
     let [Seen::Gap(_), Seen::Upstream(_, _, reports)] = &seen[..] else { panic!("{seen:#?}") };
     assert_eq!(reports[0].proven, Some(refreshed));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_wanted_before_there_was_any_record_has_a_gap_with_an_id_too() {
+    let bench = Bench::new(settings());
+    let mut reader = bench.subscribe(&["call.*.*"]).await;
+    let opened = gaps(&drain(&mut reader));
+    assert_eq!((opened[0].id, opened[0].reason), (1, GapReason::BindingPending));
+    bench.confirm("call.*.*");
+    let closed = gaps(&drain(&mut reader));
+    assert_eq!(closed.iter().map(|gap| gap.id).collect::<Vec<_>>(), [1]);
+}

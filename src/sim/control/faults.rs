@@ -9,6 +9,7 @@
 //! | `/bind_late` | `ms` | [`Simulator::bind_late`] |
 //! | `/freeze`, `/thaw` | `connection`; none: all | [`Simulator::freeze`], [`Simulator::thaw`] |
 //! | `/delay` | `ms`, `jitter_ms` | [`Simulator::delay`] |
+//! | `/lag` | `ms`, `connection`; none: all | [`Simulator::lag`] |
 //! | `/reorder` | `probability`, `ms` | [`Simulator::reorder`] |
 //! | `/duplicate` | `probability` | [`Simulator::duplicate`] |
 //! | `/close` | `code`, `connection`; none: all | [`Simulator::close`] |
@@ -48,6 +49,7 @@ pub(super) fn run(sim: &Simulator, path: &str, body: &Json) -> Result<Option<Val
         "/bind_late" => sim.bind_late(ms("ms")?),
         "/freeze" => sessions = Some(sim.freeze(connection()?)),
         "/thaw" => sessions = Some(sim.thaw(connection()?)),
+        "/lag" => sessions = Some(sim.lag(connection()?, ms("ms")?)),
         "/delay" => sim.delay(ms("ms")?, ms("jitter_ms")?),
         "/reorder" => sim.reorder(probability(body)?.unwrap_or(0.0), ms("ms")?),
         "/duplicate" => sim.duplicate(probability(body)?.unwrap_or(0.0)),

@@ -142,6 +142,8 @@ words! {
         Refreshes = "refreshes",
         /// It holds bindings of an old month.
         MonthLeftovers = "month_leftovers",
+        /// Another session may have died late, and silenced it.
+        Ghost = "ghost",
         /// It is old.
         Age = "age",
         /// It is with another upstream than the configuration names now.

@@ -40,6 +40,8 @@ impl Keeper {
                 End::Lost { reason: GapReason::Rotation, since: ended.read_through }
             }
             Stage::Breaking { reason } => End::Lost { reason, since: ended.alive },
+            // What it had before the other was bound may have waited in it.
+            _ if self.successor.is_some() => End::Lost { reason, since: ended.read_through },
             _ => End::Lost { reason, since: ended.alive },
         };
         // Where no session is left that is said before the loss: nobody is told that a live upstream holds nothing.
@@ -51,7 +53,8 @@ impl Keeper {
                 _ => self.say(UpstreamState::Down, ended.cause.to_string()),
             }
         }
-        self.intake.book(|ledger| ledger.ended(session.id, end));
+        self.intake.ended(session.id, end, ended.parted);
+        self.part(ended, now);
         if let Some(successor) = self.successor.take() {
             info!(cause = %ended.cause, ?end, "another session takes the place of the one that ended");
             successor.orders.send_modify(|orders| orders.speaks = true);
@@ -76,11 +79,12 @@ impl Keeper {
         session.counted.ended(ended.cause.into());
         info!(cause = %ended.cause, "the session that was to take over ended");
         let end = End::Redundant { since: ended.last_life };
-        self.intake.book(|ledger| ledger.ended(session.id, end));
+        self.intake.ended(session.id, end, ended.parted);
         if ended.cause == CloseCause::TokenRefused {
             self.token = None;
         }
         let now = Instant::now();
+        self.part(ended, now);
         self.rotation_over(now, false);
         self.survived(now);
     }
@@ -99,20 +103,36 @@ impl Keeper {
         self.resubscribe = vec![now, now + SHORTLY, now + self.link.settings.resubscribe_delay];
     }
 
+    /// A session has ended; if upstream may not know of it, it may die there at any time, for a while.
+    fn part(&mut self, ended: &Ended, now: Instant) {
+        if !ended.parted {
+            self.haunted_until = Some(now + self.link.settings.session_idle_timeout);
+            self.haunt();
+        }
+    }
+
+    /// Tells the sessions whether one may die late.
+    pub(super) fn haunt(&self) {
+        let haunted = self.haunted_until.is_some();
+        for session in self.current.iter().chain(&self.successor) {
+            session.orders.send_modify(|orders| orders.haunted = haunted);
+        }
+    }
+
     /// Everything ends.
     pub(super) async fn stopped(mut self) {
         if let Some(mut successor) = self.successor.take() {
             let ended = successor.ends.as_mut().await;
             successor.counted.ended(ended.cause.into());
             let end = End::Redundant { since: ended.last_life };
-            self.intake.book(|ledger| ledger.ended(successor.id, end));
+            self.intake.ended(successor.id, end, ended.parted);
         }
         if let Some(mut current) = self.current.take() {
             let ended = current.ends.as_mut().await;
             current.counted.ended(ended.cause.into());
             (self.flavour, self.last_life) = (ended.flavour, Some(ended.last_life));
             let end = End::Lost { reason: GapReason::UpstreamDisconnected, since: ended.alive };
-            self.intake.book(|ledger| ledger.ended(current.id, end));
+            self.intake.ended(current.id, end, ended.parted);
             info!("the session was closed");
         }
         self.say(UpstreamState::Down, CloseCause::Asked.to_string());

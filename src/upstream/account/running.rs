@@ -67,7 +67,8 @@ impl Keeper {
             ledger.opened(id);
             Vec::new()
         });
-        let orders = watch::Sender::new(Orders { wanted: self.wanted.clone(), speaks, ..Orders::default() });
+        let (wanted, haunted) = (self.wanted.clone(), self.haunted_until.is_some());
+        let orders = watch::Sender::new(Orders { wanted, speaks, haunted, ..Orders::default() });
         let (told, progress) = watch::channel(Progress::default());
         let (receiver, leave) = (orders.subscribe(), stop.child_token());
         let (questions, asked) = mpsc::channel(QUESTIONS);

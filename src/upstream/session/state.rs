@@ -35,6 +35,9 @@ use super::{
 /// Blackhole closes a session whose client was silent for an hour, however much it sends itself (F8).
 const OWN_SILENCE: Duration = Duration::from_secs(600);
 
+/// While events of one session wait for an answer of another, both are asked for one so often.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
 /// One session, as far as it is known.
 pub(super) struct Session<'a> {
     context: Context<'a>,
@@ -60,6 +63,8 @@ pub(super) struct Session<'a> {
     sent: Instant,
     pinged: Instant,
     pings: u64,
+    /// The last probe.
+    probed: Instant,
     /// Frames with events.
     events: u64,
     read_through: Instant,
@@ -92,6 +97,7 @@ impl<'a> Session<'a> {
             sent: now,
             pinged: now,
             pings: 0,
+            probed: now,
             events: 0,
             read_through: now,
             live_since: None,
@@ -104,6 +110,8 @@ impl<'a> Session<'a> {
     /// What is to be done changed.
     pub(super) fn order(&mut self, orders: Orders) {
         let before = std::mem::replace(&mut self.orders, orders);
+        // On Kazoo 5 subscribing again heals nothing of this (G22).
+        self.refresh.often(self.orders.haunted && self.flavour != Some(Flavour::K5));
         if before.all_before != self.orders.all_before
             && let Some(at) = self.orders.all_before
         {
@@ -267,8 +275,9 @@ impl<'a> Session<'a> {
         });
         let refresh = self.refresh_due.filter(|_| !self.commands.is_behind());
         let given_up = self.write_failed.map(|(_, at)| at);
+        let probe = self.orders.probe.then_some(self.probed + PROBE_INTERVAL);
         let soonest = self.ping_due().min(self.dead_at());
-        commands.into_iter().chain(refresh).chain(given_up).fold(soonest, Instant::min)
+        commands.into_iter().chain(refresh).chain(given_up).chain(probe).fold(soonest, Instant::min)
     }
 
     /// A ping is due after `ping_interval` of quiet. It goes an eighth early, so that its pong lies within the interval: what
@@ -297,6 +306,14 @@ impl<'a> Session<'a> {
             self.pings += 1;
             let _ = self.outgoing.try_send(Message::Ping(self.pings.to_be_bytes().to_vec().into()));
             (self.pinged, self.sent) = (now, now);
+        }
+        if self.orders.probe && self.probed + PROBE_INTERVAL <= now {
+            self.probed = now;
+            if self.context.intake.is_waiting(now)
+                && let Some(target) = self.holdings.held().next()
+            {
+                self.commands.probe(target.clone());
+            }
         }
         let overdue = self.commands.overdue();
         if self.commands.expire(now) {
@@ -371,8 +388,10 @@ impl<'a> Session<'a> {
         bytes: usize,
         now: Instant,
     ) -> Option<CloseCause> {
-        if let Some(sent) = self.commands.sent(request_id) {
+        let sent = self.commands.sent(request_id);
+        if let Some(sent) = sent {
             self.read_through = self.read_through.max(sent);
+            self.context.intake.answered(self.context.opened.id, sent);
         }
         let added = self.added(outcome);
         let Context { opened: Opened { id: session, .. }, intake, .. } = self.context;
@@ -403,7 +422,10 @@ impl<'a> Session<'a> {
                     intake.book(|ledger| ledger.withdrawn(session, &target, reason.into(), since));
                 }
             }
-            Settled::Marked(number) => self.marked = number,
+            Settled::Marked(number) => {
+                self.marked = number;
+                intake.marked(session, sent.unwrap_or(now));
+            }
             Settled::TokenRefused => return Some(CloseCause::TokenRefused),
             Settled::Nothing => return None,
         }
@@ -461,6 +483,7 @@ impl<'a> Session<'a> {
         };
         let changed = self.flavour.unwrap_or(Flavour::K4) != flavour;
         self.flavour = Some(flavour);
+        self.refresh.often(self.orders.haunted && flavour != Flavour::K5);
         changed
     }
 
@@ -488,7 +511,7 @@ impl<'a> Session<'a> {
     }
 
     /// What is left of it.
-    pub(super) fn ended(&self, cause: CloseCause) -> Ended {
+    pub(super) fn ended(&self, cause: CloseCause, parted: bool) -> Ended {
         let ago = self.read_through.elapsed();
         let read_through = self.context.clock.now().checked_sub(ago).unwrap_or(self.last_life);
         Ended {
@@ -496,6 +519,7 @@ impl<'a> Session<'a> {
             last_life: self.last_life,
             alive: read_through.max(self.heard_after).min(self.last_life),
             read_through: read_through.min(self.last_life),
+            parted,
             live: self.live_since.map_or(Duration::ZERO, |since| since.elapsed()),
             flavour: self.flavour,
         }

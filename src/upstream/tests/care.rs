@@ -271,6 +271,11 @@ impl Care {
         (opened.reason, opened.start_time.unwrap(), until.unwrap())
     }
 
+    /// Forgets what the consumer was given.
+    fn forget(&self) {
+        self.seen.lock().clear();
+    }
+
     /// The connection of the session that is the newest.
     fn newest_session(&self) -> u64 {
         let opened = |exchange: &sim::Exchange| matches!(exchange.what, Happening::Opened { .. });

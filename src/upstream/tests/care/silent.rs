@@ -200,21 +200,75 @@ async fn after_a_fault_the_session_that_goes_does_not_silence_the_one_that_stays
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_predecessor_that_is_half_open_and_dies_late_is_healed_by_the_next_refresh() {
-    let mut care = Setup::new(Flavour::K4).start(&BINDINGS).await;
+/// A session is frozen, which hawking notices; there is a fault; and so much later the old one dies.
+async fn haunted(setup: Setup, fault: &str, dies_after: u32) -> Care {
+    let mut care = setup.start(&BINDINGS).await;
     care.wait(700 * SECOND).await;
-    care.sim.restart_listener(None);
     // It neither reads nor answers, and notices nothing of our going.
     let first = care.newest_session();
     assert_eq!(care.sim.freeze(Some(first)), 1);
+    care.wait(45 * SECOND).await;
+    care.live().await;
+    match fault {
+        "listener" => care.sim.restart_listener(None),
+        _ => care.sim.foreign_unsubscribe(&ACCOUNT.parse().unwrap(), "object.doc_created.user"),
+    }
+    care.wait(dies_after * SECOND).await;
+    assert!(flows(&mut care).await, "{fault} {dies_after}");
+    assert_eq!(care.sim.cut(Some(first)), 1);
+    care
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_predecessor_that_is_half_open_and_dies_at_any_time_silences_for_a_second_at_most() {
+    for flavour in [Flavour::K4, Flavour::V4_3] {
+        for (fault, dies_after) in [
+            ("listener", 2),
+            ("listener", 100),
+            ("foreign", 2),
+            ("foreign", 100),
+            ("listener", 3500),
+            ("foreign", 3500),
+        ] {
+            let mut care = haunted(Setup::new(flavour), fault, dies_after).await;
+            care.wait(SECOND).await;
+            assert!(flows(&mut care).await, "{flavour} {fault} {dies_after}");
+            // And that is that, once upstream has given up all that it could have kept.
+            care.wait(3700 * SECOND).await;
+            let before = care.subscribes().len();
+            care.wait(300 * SECOND).await;
+            assert!(care.subscribes().len() <= before + 4);
+            care.stop().await;
+        }
+    }
+    // It does its harm where it is not expected any more.
+    let mut setup = Setup::new(Flavour::K4);
+    setup.upstream.session_idle_timeout = SECOND;
+    let mut care = haunted(setup, "listener", 100).await;
+    care.wait(SECOND).await;
+    assert!(!flows(&mut care).await);
+    care.wait(300 * SECOND).await;
+    assert!(flows(&mut care).await, "after a refresh");
+    care.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_predecessor_that_may_have_died_late_makes_kazoo_5_rotate_once() {
+    let mut setup = Setup::new(Flavour::K5);
+    setup.upstream.session_idle_timeout = 1000 * SECOND;
+    let mut care = setup.start(&BINDINGS).await;
+    care.sim.restart_listener(None);
+    let first = care.newest_session();
+    care.sim.freeze(Some(first));
     care.wait(60 * SECOND).await;
     care.live().await;
+    care.sim.cut(Some(first));
+    care.wait(SECOND).await;
+    assert!(!flows(&mut care).await, "it has done its harm");
+    care.wait(1700 * SECOND).await;
     assert!(flows(&mut care).await);
-    care.wait(200 * SECOND).await;
-    care.sim.kill(Some(first));
-    care.sim.thaw(Some(first));
-    care.wait(300 * SECOND).await;
-    assert!(flows(&mut care).await);
+    assert_eq!(care.sim.connections_total(), 3);
+    care.wait(3000 * SECOND).await;
+    assert_eq!(care.sim.connections_total(), 3);
     care.stop().await;
 }
