@@ -474,11 +474,18 @@ proptest! {
                 let there: BTreeSet<u64> = (window.oldest.0..=window.newest.0).collect();
                 for position in there {
                     let start = Start::After(tenant.bench.account.cursor(Sequence(position)));
-                    let mut replaying = begin(&tenant.bench, &tenant.wishes, &tenant.filter, start, ReplayMissPolicy::Fail).await.expect("the window says so");
-                    let rest: Vec<u64> = due.iter().copied().filter(|sequence| *sequence > position).collect();
-                    prop_assert_eq!(drain_events(&mut replaying), rest);
+                    let replaying = begin(&tenant.bench, &tenant.wishes, &tenant.filter, start, ReplayMissPolicy::Fail).await;
+                    match replaying {
+                        Ok(mut replaying) => {
+                            let rest: Vec<u64> = due.iter().copied().filter(|sequence| *sequence > position).collect();
+                            prop_assert_eq!(drain_events(&mut replaying), rest);
+                        }
+                        // What readers before it made counts too, and may have cost the oldest records.
+                        Err(SubscribeError::WindowExceeded { window }) => prop_assert!(position < window.oldest.0),
+                        Err(error) => prop_assert!(false, "{error:?}"),
+                    }
                     let now = tenant.bench.account.status().window;
-                    prop_assert_eq!(now, window, "to read changes nothing");
+                    prop_assert_eq!((now.epoch, now.newest), (window.epoch, window.newest), "to read adds nothing");
                 }
             }
             Ok(())
