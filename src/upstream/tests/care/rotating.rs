@@ -16,6 +16,33 @@ fn quick() -> config::Upstream {
     config::Upstream { rotation_grace: 2 * SECOND, ..config::Upstream::default() }
 }
 
+/// How many sessions there were at the same time, at most.
+fn most_at_once(care: &Care) -> i32 {
+    let counted = |(open, most): (i32, i32), exchange: &sim::Exchange| {
+        let open = match exchange.what {
+            Happening::Opened { .. } => open + 1,
+            Happening::Closed(_) => open - 1,
+            _ => open,
+        };
+        (open, most.max(open))
+    };
+    care.sim.record().iter().fold((0, 0), counted).1
+}
+
+/// What another consumer asks for.
+fn wanting(binding: &str) -> SubscribeSpec {
+    SubscribeSpec {
+        bindings: interest(&[binding]).bindings.iter().cloned().collect(),
+        filter: EventFilter::default(),
+        format: PayloadFormat::Json,
+        start: Start::Live,
+        miss_policy: ReplayMissPolicy::default(),
+        overflow_policy: OverflowPolicy::default(),
+        heartbeat_interval: 3600 * SECOND,
+        require_all_bindings: true,
+    }
+}
+
 /// How often each flavour rotates under load: each time takes ten thousand events. `HAWKING_ROTATIONS=100` for a long run.
 fn rounds(few: u32) -> u32 {
     std::env::var("HAWKING_ROTATIONS").map_or(few, |rounds| rounds.parse().unwrap())
@@ -191,15 +218,7 @@ async fn kazoo_5_breaks_before_it_makes() {
     let (reason, since, until) = care.one_gap();
     assert_eq!(reason, GapReason::Rotation);
     assert!(since <= before && since + 15 * SECOND >= before && until <= before + 2 * SECOND);
-    let most = care.sim.record().iter().fold((0, 0), |(open, most): (i32, i32), exchange| {
-        let open = match exchange.what {
-            Happening::Opened { .. } => open + 1,
-            Happening::Closed(_) => open - 1,
-            _ => open,
-        };
-        (open, most.max(open))
-    });
-    assert_eq!(most.1, 1, "never two at once");
+    assert_eq!(most_at_once(&care), 1, "never two at once");
     care.call();
     care.wait(SECOND).await;
     care.assert_once(0..2);
@@ -231,17 +250,7 @@ async fn what_nobody_wants_any_more_is_given_back_by_it_without_a_gap_and_not_in
     let mut totals = Vec::new();
     for _ in 0..4 {
         // Another consumer comes and goes: its wider binding stays behind.
-        let spec = SubscribeSpec {
-            bindings: interest(&["call.*.*"]).bindings.iter().cloned().collect(),
-            filter: EventFilter::default(),
-            format: PayloadFormat::Json,
-            start: Start::Live,
-            miss_policy: ReplayMissPolicy::default(),
-            overflow_policy: OverflowPolicy::default(),
-            heartbeat_interval: 3600 * SECOND,
-            require_all_bindings: true,
-        };
-        drop(care.account.subscribe(spec).await.unwrap());
+        drop(care.account.subscribe(wanting("call.*.*")).await.unwrap());
         care.wait(config::Hub::default().linger + 15 * SECOND).await;
         totals.push(care.sim.connections_total());
     }
@@ -261,6 +270,38 @@ async fn what_nobody_wants_any_more_is_given_back_by_it_without_a_gap_and_not_in
     care.assert_once(0..1);
     assert_eq!(care.gaps(), []);
     care.stop().await;
+}
+
+/// A cover that shrinks, bindings that overlap, refreshes, a month that turns, age, and an operator now and then.
+#[tokio::test(start_paused = true)]
+async fn with_every_reason_at_once_there_is_one_at_a_time_and_no_storm() {
+    for flavour in [Flavour::K4, Flavour::V4_3, Flavour::K5] {
+        let mut setup = Setup::starting(flavour, at("2026-11-30T23:30:00Z"), 0);
+        setup.upstream.rotation_linger = SECOND;
+        setup.upstream.rotation_refreshes = 2;
+        setup.upstream.rotation_age = 60 * SECOND;
+        setup.upstream.rotation_age_k5 = 60 * SECOND;
+        let mut care = setup.start(&["call.CHANNEL_CREATE.*"]).await;
+        for minute in 0..120 {
+            let other = ["call.*.*", "object.doc_created.fax"][minute % 2];
+            drop(care.account.subscribe(wanting(other)).await.unwrap());
+            if minute % 30 == 7 {
+                assert!(care.steering.order(Order::Rotate));
+            }
+            care.call();
+            care.wait(60 * SECOND).await;
+        }
+        // Ten to fifteen minutes lie between one and the next, but for an operator's.
+        let replaced = care.sim.connections_total() - 1;
+        assert!((8..=13 + 4).contains(&replaced), "{flavour}: {replaced}");
+        if flavour == Flavour::K5 {
+            assert_eq!(most_at_once(&care), 1);
+        } else {
+            assert_eq!((most_at_once(&care), care.gaps()), (2, vec![]), "{flavour}");
+            care.assert_once(0..120);
+        }
+        care.stop().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
