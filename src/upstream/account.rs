@@ -35,6 +35,7 @@ use super::{
     month::{self, MonthTurns},
     report::Asked,
     rotation::{Action, Rotation, Stage},
+    session::Orders,
     session::Wanted,
     steering::{self, Order, Reply, Request, Setup, Steer, Steered},
 };
@@ -322,9 +323,7 @@ impl Keeper {
                 }
             }
             Action::MarkBoth(mark) => {
-                for session in self.current.iter().chain(&self.successor) {
-                    session.orders.send_modify(|orders| orders.mark = mark);
-                }
+                self.order_all(|orders| orders.mark = mark);
             }
             Action::Leave => {
                 if let Some(current) = &self.current {
@@ -336,8 +335,17 @@ impl Keeper {
         }
     }
 
+    /// The sessions that there are: two while one is replaced.
+    fn sessions(&self) -> impl Iterator<Item = &Running> {
+        self.current.iter().chain(&self.successor)
+    }
+
+    /// Changes what all of them are to do.
+    fn order_all(&self, change: impl Fn(&mut Orders)) {
+        self.sessions().for_each(|session| session.orders.send_modify(&change));
+    }
+
     fn turn_month(&mut self, step: month::Step, now: Instant) {
-        let sessions = || self.current.iter().chain(&self.successor);
         match step {
             month::Step::Begin(since) => {
                 debug!("the month turns");
@@ -350,17 +358,13 @@ impl Keeper {
                     ledger.month_turned();
                     Vec::new()
                 });
-                if sessions().any(|session| session.progress().by_month) {
+                if self.sessions().any(|session| session.progress().by_month) {
                     self.rotation.month_turned(now, &*self.link.seams.random);
                 }
-                for session in self.current.iter().chain(&self.successor) {
-                    session.orders.send_modify(|orders| orders.month_certain = Some(now));
-                }
+                self.order_all(|orders| orders.month_certain = Some(now));
             }
         }
-        for session in self.current.iter().chain(&self.successor) {
-            session.orders.send_modify(|orders| orders.month_before = Some(now));
-        }
+        self.order_all(|orders| orders.month_before = Some(now));
     }
 
     fn open(&mut self, connect: bool) {
@@ -401,9 +405,7 @@ impl Keeper {
         if let Some(descendants) = &self.descendants {
             descendants.add_to(&mut self.wanted, &self.intake);
         }
-        for session in self.current.iter().chain(&self.successor) {
-            session.orders.send_modify(|orders| orders.wanted.clone_from(&self.wanted));
-        }
+        self.order_all(|orders| orders.wanted.clone_from(&self.wanted));
     }
 
     /// An attempt to open a session, or to get a token for one, has come to an end.
@@ -444,9 +446,7 @@ impl Keeper {
             }
             (Ok(Some(socket)), true) => {
                 self.successor = Some(self.start(link, socket, false, stop));
-                for session in self.current.iter().chain(&self.successor) {
-                    session.orders.send_modify(|orders| orders.probe = true);
-                }
+                self.order_all(|orders| orders.probe = true);
                 self.rotation.opened(now);
             }
             (Ok(None), true) => {

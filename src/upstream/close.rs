@@ -102,8 +102,8 @@ pub(crate) struct Ended {
     pub cause: CloseCause,
     /// When the last frame came, or the answer to the upgrade.
     pub last_life: SystemTime,
-    /// A time at which upstream surely still served it: by the last frame, which was on its way for as long as it may have
-    /// lain unread, and by the last request that was answered.
+    /// The last proof of life: when all before the last frame had been read, because that may have lain unread since, or when
+    /// the last request was sent that was answered. (What upstream itself held back until it died, it held back unseen.)
     pub alive: SystemTime,
     /// When the last request was sent that upstream has answered: all that it put on the socket before was read.
     pub read_through: SystemTime,

@@ -43,12 +43,13 @@
 //! instead of being read to its end: that is a gap anyway, and it must not swallow what comes after the gap.
 
 mod content;
+mod known;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::{HashMap, VecDeque},
-    hash::{BuildHasher, Hash, Hasher, RandomState},
+    hash::{BuildHasherDefault, Hash, Hasher},
     time::Duration,
 };
 
@@ -57,7 +58,10 @@ use tokio::time::Instant;
 
 use crate::binding::AccountId;
 
-use self::content::{Frame, Occurrence, Sessions, Waiting};
+use self::{
+    content::{Frame, Occurrence, Sessions, Waiting},
+    known::{Fingerprint, Fingerprints, Hashed, Known},
+};
 
 pub(super) use self::content::SLACK;
 
@@ -111,33 +115,33 @@ pub(crate) enum Fate<T> {
     Duplicate(SessionId),
 }
 
-/// 128 bits of two keyed hashes: two different events have the same one as good as never, and nobody can aim for it.
-type Fingerprint = (u64, u64);
-
 /// The memory of one upstream account, bounded by count and by time. `T` is an event that may have to wait.
 pub(crate) struct Deduplicator<T> {
     capacity: usize,
     window: Duration,
-    hashers: (RandomState, RandomState),
-    /// Events with a msg_id that were delivered, and contents with their occurrences.
-    seen: HashMap<Fingerprint, Occurrences>,
-    /// What was delivered, oldest first.
+    fingerprints: Fingerprints,
+    /// Events with a msg_id.
+    known: Known,
+    /// Contents without one, with their occurrences.
+    seen: HashMap<Fingerprint, Occurrences, BuildHasherDefault<Hashed>>,
+    /// What of these was delivered, oldest first.
     order: VecDeque<(Instant, Fingerprint)>,
     sessions: Sessions,
     waiting: Waiting<T>,
 }
 
-/// Deliveries of one content, oldest first. An event with a msg_id has exactly one, and its sources do not matter.
+/// Deliveries of one content, oldest first.
 type Occurrences = SmallVec<[Occurrence; 1]>;
 
 impl<T> Deduplicator<T> {
-    /// Remembers at most `capacity` events, each for `window`.
+    /// Remembers at most `capacity` events with a msg_id and as many without one, each for `window`.
     pub fn new(capacity: usize, window: Duration) -> Self {
         Self {
             capacity: capacity.max(1),
             window,
-            hashers: (RandomState::new(), RandomState::new()),
-            seen: HashMap::new(),
+            fingerprints: Fingerprints::new(),
+            known: Known::default(),
+            seen: HashMap::default(),
             order: VecDeque::new(),
             sessions: Sessions::default(),
             waiting: Waiting::default(),
@@ -156,31 +160,17 @@ impl<T> Deduplicator<T> {
         mut tell: impl FnMut(Fate<T>),
     ) {
         self.expire(now);
-        if identity.message_id.is_empty() {
-            return self.offer_bare(identity, source, data, now, event, tell);
+        if !identity.message_id.is_empty() {
+            let fingerprint = self.fingerprints.of(&identity);
+            return tell(match self.known.is_new(fingerprint, now, self.capacity) {
+                true => Fate::New(event()),
+                false => Fate::Duplicate(source.session),
+            });
         }
-        let fingerprint = self.fingerprint(&identity);
-        if self.seen.contains_key(&fingerprint) {
-            return tell(Fate::Duplicate(source.session));
-        }
-        self.remember(fingerprint, Occurrence::known_by_its_id(now));
-        tell(Fate::New(event()));
-    }
-
-    /// The same for an event without a msg_id.
-    fn offer_bare(
-        &mut self,
-        identity: Identity<'_>,
-        source: Source<'_>,
-        data: &str,
-        now: Instant,
-        event: impl FnOnce() -> T,
-        mut tell: impl FnMut(Fate<T>),
-    ) {
         let frame = Frame {
-            fingerprint: self.fingerprint(&(identity, canonical(data))),
+            fingerprint: self.fingerprints.of(&(identity, canonical(data))),
             session: source.session,
-            key: self.hashers.0.hash_one(source.subscription_key),
+            key: self.fingerprints.of(&source.subscription_key),
             after: self.sessions.answered(source.session, source.opened),
             at: now,
         };
@@ -189,11 +179,14 @@ impl<T> Deduplicator<T> {
                 true => Fate::New(event()),
                 false => Fate::Duplicate(source.session),
             });
-        } else if self.waiting.add(frame, data.len(), event())
-            // Too much waits: the oldest of it is decided upon with what is known.
-            && let Some(oldest) = self.waiting.oldest()
-        {
-            self.decide(oldest, tell);
+        } else {
+            self.waiting.add(frame, data.len(), event());
+            // Where too much waits, the oldest of it is decided upon with what is known.
+            while self.waiting.is_too_much()
+                && let Some(oldest) = self.waiting.oldest()
+            {
+                self.decide(oldest, &mut tell);
+            }
         }
     }
 
@@ -226,9 +219,9 @@ impl<T> Deduplicator<T> {
         self.sessions.end(session, rest == Rest::Read);
     }
 
-    /// Whether anything waits for an answer of the session that leads: then it is worth asking for one. What has waited for
-    /// too long is decided upon with what is known.
-    pub fn is_waiting(&mut self, now: Instant, tell: impl FnMut(Fate<T>)) -> bool {
+    /// Decides upon what has waited for too long, with what is known. Whether anything still waits for an answer of the session
+    /// that leads: then it is worth asking for one.
+    pub fn decide_overdue(&mut self, now: Instant, tell: impl FnMut(Fate<T>)) -> bool {
         if let Some(until) = now.checked_sub(content::PATIENCE)
             && self.waiting.oldest().is_some_and(|oldest| oldest <= until)
         {
@@ -259,7 +252,7 @@ impl<T> Deduplicator<T> {
         let occurrences = self.seen.entry(frame.fingerprint).or_default();
         match self.sessions.twin(frame, since, occurrences) {
             Some(twin) => {
-                twin.brought_by(frame);
+                twin.also_brought_by(frame);
                 false
             }
             None => {
@@ -280,6 +273,7 @@ impl<T> Deduplicator<T> {
     }
 
     fn expire(&mut self, now: Instant) {
+        self.known.expire(now, self.window);
         while let Some((at, _)) = self.order.front()
             && now.saturating_duration_since(*at) > self.window
         {
@@ -304,11 +298,7 @@ impl<T> Deduplicator<T> {
     /// How much is remembered, and waits.
     #[cfg(test)]
     pub fn size(&self) -> usize {
-        self.order.len() + self.seen.len() + self.waiting.len()
-    }
-
-    fn fingerprint(&self, what: &impl Hash) -> Fingerprint {
-        (self.hashers.0.hash_one(what), self.hashers.1.hash_one(what))
+        self.known.len() + self.order.len() + self.seen.len() + self.waiting.len()
     }
 }
 

@@ -86,6 +86,12 @@ impl Holdings {
         self.held.keys()
     }
 
+    /// One that can be asked for again only to have an answer. Rather none that is filed by month: what its reply shows of
+    /// the month is for a refresh to see.
+    pub fn any(&self) -> Option<&Target> {
+        self.held().find(|target| !target.binding.month_bound()).or_else(|| self.held().next())
+    }
+
     /// When upstream last said that it holds this one; `None` where it does not.
     pub fn proven(&self, target: &Target) -> Option<SystemTime> {
         self.held.get(target).map(|hold| hold.proven)

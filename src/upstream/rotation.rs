@@ -29,6 +29,9 @@ use crate::{
 
 use super::{dedupe, session::Progress};
 
+/// So often `rotation_timeout` is given to all of it: to bind, and for each of two marks, and once more.
+const STAGES: u32 = 4;
+
 /// Why a session is replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trigger {
@@ -64,7 +67,7 @@ pub(crate) enum Stage {
     Grace {
         /// When that is over.
         until: Instant,
-        /// When the whole is given up.
+        /// Until when what is wanted meanwhile has to be bound.
         deadline: Instant,
     },
     /// The old one has been sent a mark.
@@ -133,6 +136,8 @@ pub(crate) struct Rotation {
     /// How much of the greatest age this session is given: not all of a thousand accounts are to go at the same time.
     life: f64,
     mark: u32,
+    /// When a new session is given up on that has to begin anew again and again, because ever more is wanted.
+    give_up: Instant,
 }
 
 impl Rotation {
@@ -150,6 +155,7 @@ impl Rotation {
             ghost: false,
             life: 1.0,
             mark: 0,
+            give_up: now,
         }
     }
 
@@ -256,6 +262,10 @@ impl Rotation {
                 Stage::Marking { until } | Stage::Parting { until, .. } | Stage::Following { until },
                 Some(second),
             ) if !second.settled && now < until => {
+                if self.give_up <= now {
+                    self.stage = Stage::Idle;
+                    return Some(Action::Abandon);
+                }
                 self.stage = Stage::Binding { until };
                 None
             }
@@ -326,6 +336,7 @@ impl Rotation {
     /// The new session is open.
     pub fn opened(&mut self, now: Instant) {
         self.stage = Stage::Binding { until: now + self.settings.rotation_timeout };
+        self.give_up = now + self.settings.rotation_timeout * STAGES;
     }
 
     /// There is a token; or upstream lets no second connection in: the old one goes first.
@@ -460,6 +471,27 @@ mod tests {
         bench.next(None);
         bench.rotation.opened(bench.now);
         assert_eq!((bench.next(Some(&Progress::default())), bench.after()), (Some(Action::Abandon), 60));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_always_has_more_to_bind_is_given_up() {
+        let mut bench = Bench::new();
+        bench.rotation.request();
+        bench.next(None);
+        bench.rotation.opened(bench.now);
+        let settled = |settled| Progress { settled, ..Progress::default() };
+        let abandoned = (0..1000).find_map(|_| {
+            // It has bound everything, until it is sent a mark.
+            bench.now += SECOND;
+            while bench.rotation.step(bench.now, bench.start, &bench.first, Some(&settled(true))).is_none() {
+                bench.now += SECOND;
+            }
+            let action = bench.rotation.step(bench.now, bench.start, &bench.first, Some(&settled(false)));
+            action.map(|action| (action, bench.after()))
+        });
+        let (action, after) = abandoned.expect("an end");
+        assert_eq!(action, Action::Abandon);
+        assert!((240..260).contains(&after), "{after}");
     }
 
     #[tokio::test(start_paused = true)]

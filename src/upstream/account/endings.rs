@@ -23,7 +23,7 @@ use super::Keeper;
 const SHORTLY: Duration = Duration::from_millis(500);
 
 impl Keeper {
-    /// Records the end of the session: what was held is lost from the last sign of life on, unless another holds it and all
+    /// Records the end of the session: what was held is lost from the last proof of life on, unless another holds it and all
     /// that was on its way was read.
     pub(super) fn current_ended(&mut self, ended: &Ended) {
         let Some(session) = self.current.take() else { return };
@@ -33,16 +33,14 @@ impl Keeper {
         self.last_life = Some(ended.last_life);
         let now = Instant::now();
         let stage = self.rotation.stage();
-        let reason = GapReason::UpstreamDisconnected;
+        let lost = |reason, since| End::Lost { reason, since };
         let end = match stage {
             Stage::Leaving { drained: true } => End::Drained,
-            Stage::Leaving { drained: false } => {
-                End::Lost { reason: GapReason::Rotation, since: ended.read_through }
-            }
-            Stage::Breaking { reason } => End::Lost { reason, since: ended.alive },
+            Stage::Leaving { drained: false } => lost(GapReason::Rotation, ended.read_through),
+            Stage::Breaking { reason } => lost(reason, ended.alive),
             // What it had before the other was bound may have waited in it.
-            _ if self.successor.is_some() => End::Lost { reason, since: ended.read_through },
-            _ => End::Lost { reason, since: ended.alive },
+            _ if self.successor.is_some() => lost(GapReason::UpstreamDisconnected, ended.read_through),
+            _ => lost(GapReason::UpstreamDisconnected, ended.alive),
         };
         // Where no session is left that is said before the loss: nobody is told that a live upstream holds nothing.
         if self.successor.is_none() {
@@ -78,7 +76,7 @@ impl Keeper {
         let Some(session) = self.successor.take() else { return };
         session.counted.ended(ended.cause.into());
         info!(cause = %ended.cause, "the session that was to take over ended");
-        let end = End::Redundant { since: ended.last_life };
+        let end = End::Redundant { since: ended.alive };
         self.intake.ended(session.id, end, ended.parted);
         if ended.cause == CloseCause::TokenRefused {
             self.token = None;
@@ -114,9 +112,7 @@ impl Keeper {
     /// Tells the sessions whether one may die late.
     pub(super) fn haunt(&self) {
         let haunted = self.haunted_until.is_some();
-        for session in self.current.iter().chain(&self.successor) {
-            session.orders.send_modify(|orders| orders.haunted = haunted);
-        }
+        self.order_all(|orders| orders.haunted = haunted);
     }
 
     /// Everything ends.
@@ -124,7 +120,7 @@ impl Keeper {
         if let Some(mut successor) = self.successor.take() {
             let ended = successor.ends.as_mut().await;
             successor.counted.ended(ended.cause.into());
-            let end = End::Redundant { since: ended.last_life };
+            let end = End::Redundant { since: ended.alive };
             self.intake.ended(successor.id, end, ended.parted);
         }
         if let Some(mut current) = self.current.take() {

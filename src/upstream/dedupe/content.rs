@@ -5,7 +5,7 @@ use std::{cmp::Reverse, collections::VecDeque, time::Duration};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::{Fingerprint, SessionId};
+use super::{SessionId, known::Fingerprint};
 
 /// Frames of one session for one event come through one queue, close together.
 const SAME_SESSION_SKEW: Duration = Duration::from_secs(5);
@@ -14,7 +14,7 @@ const SAME_SESSION_SKEW: Duration = Duration::from_secs(5);
 /// answer, at the very same moment.
 pub(in crate::upstream) const SLACK: Duration = Duration::from_secs(1);
 
-/// How long a frame waits at most: longer than a command is given, after which it is sent again.
+/// How long a frame waits at most. Longer than a command is given by default, after which it is sent again.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What may wait, in frames and in bytes of payload. Events without a msg_id are few.
@@ -27,7 +27,7 @@ pub(super) struct Frame {
     pub fingerprint: Fingerprint,
     pub session: SessionId,
     /// Its subscription key, hashed.
-    pub key: u64,
+    pub key: Fingerprint,
     /// Its event was put on the session after this.
     pub after: Instant,
     /// When it was read.
@@ -41,20 +41,17 @@ pub(super) struct Occurrence {
     after: Instant,
     pub at: Instant,
     /// The session and the key that have brought it, and when.
-    brought_by: SmallVec<[(SessionId, u64, Instant); 2]>,
+    brought_by: SmallVec<[(SessionId, Fingerprint, Instant); 2]>,
 }
 
 impl Occurrence {
-    pub fn known_by_its_id(at: Instant) -> Self {
-        Self { after: at, at, brought_by: SmallVec::new() }
-    }
-
     pub fn first_brought_by(frame: &Frame) -> Self {
         let brought_by = SmallVec::from_iter([(frame.session, frame.key, frame.at)]);
         Self { after: frame.after, at: frame.at, brought_by }
     }
 
-    pub fn brought_by(&mut self, frame: &Frame) {
+    /// Takes note of a frame that is the same event.
+    pub fn also_brought_by(&mut self, frame: &Frame) {
         self.brought_by.push((frame.session, frame.key, frame.at));
     }
 
@@ -70,13 +67,14 @@ impl Occurrence {
 
     /// Whether a frame can be the same event, from another session than all that have brought it.
     fn came_by_another_session(&self, frame: &Frame, broken: Option<SessionId>) -> bool {
-        let is_of_others =
-            |(session, ..): &(SessionId, u64, Instant)| *session != frame.session && Some(*session) != broken;
+        let is_of_others = |(session, ..): &(SessionId, Fingerprint, Instant)| {
+            *session != frame.session && Some(*session) != broken
+        };
         self.brought_by.iter().all(is_of_others) && frame.after < self.at + SLACK
     }
 }
 
-/// The account's sessions that have brought something, oldest first.
+/// The account's sessions that have brought or answered something, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
     open: SmallVec<[Open; 2]>,
@@ -108,7 +106,10 @@ impl Sessions {
     /// The request was a mark.
     pub fn has_marked(&mut self, session: SessionId, sent: Instant) {
         let open = self.entry(session, sent);
-        open.marks = [open.marks[1], Some(sent)];
+        // The answer to one that was repeated may come after that to the next.
+        if open.marks[1].is_none_or(|last| last < sent) {
+            open.marks = [open.marks[1], Some(sent)];
+        }
     }
 
     fn entry(&mut self, id: SessionId, opened: Instant) -> &mut Open {
@@ -180,10 +181,13 @@ impl<T> Default for Waiting<T> {
 }
 
 impl<T> Waiting<T> {
-    /// Whether there is too much now.
-    pub fn add(&mut self, frame: Frame, bytes: usize, event: T) -> bool {
+    pub fn add(&mut self, frame: Frame, bytes: usize, event: T) {
         self.bytes += bytes;
         self.line.push_back((frame, bytes, event));
+    }
+
+    /// Whether more waits than may.
+    pub fn is_too_much(&self) -> bool {
         self.line.len() > WAITING_FRAMES || self.bytes > WAITING_BYTES
     }
 

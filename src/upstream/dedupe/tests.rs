@@ -51,7 +51,7 @@ impl Bench {
     }
 
     fn is_waiting(&mut self) -> bool {
-        self.deduplicator.is_waiting(self.now, |_| ())
+        self.deduplicator.decide_overdue(self.now, |_| ())
     }
 
     /// A session has answered what was sent at `sent`. How many that waited are delivered.
@@ -124,8 +124,15 @@ fn memory_is_bounded_by_time_and_by_count() {
     for n in 0..5000 {
         assert!(bench.with_id("r", "", "", &n.to_string()));
     }
-    assert_eq!(bench.deduplicator.order.len(), 1000);
-    assert_eq!(bench.deduplicator.seen.len(), 1000);
+    assert_eq!(bench.deduplicator.size(), 1000);
+    for n in 0..5000 {
+        assert!(bench.bare(1, "a", &n.to_string()));
+    }
+    assert_eq!(
+        bench.deduplicator.size(),
+        3000,
+        "of each kind; a content stands in the line and in the table"
+    );
     bench.wait(121);
     assert!(bench.bare(1, "a", "{}"));
     assert_eq!(bench.deduplicator.seen.len(), 1);
@@ -242,6 +249,25 @@ fn what_waits_is_bounded() {
     }
     assert_eq!(at_once, 10_000, "never lost");
     assert!(bench.deduplicator.size() < 13_000);
+
+    // And in bytes: what is large makes room for itself.
+    let large = "0".repeat(1 << 20);
+    for n in 0..40 {
+        bench.now += Duration::from_millis(1);
+        bench.bare_from(2, start, "a", &format!("\"{n}{large}\""));
+    }
+    assert_eq!(bench.deduplicator.waiting.len(), 15, "never more than 16 MiB");
+}
+
+#[test]
+fn the_answer_to_a_mark_that_comes_late_does_not_count() {
+    let at = |seconds| Instant::now() + Duration::from_secs(seconds);
+    let mut sessions = super::Sessions::default();
+    for sent in [at(2), at(1), at(3)] {
+        sessions.has_marked(SessionId(1), sent);
+    }
+    let since = sessions.common_since(SessionId(1)).unwrap();
+    assert!(since > at(0) + Duration::from_millis(1500), "the one before the last");
 }
 
 #[test]
@@ -290,7 +316,7 @@ proptest! {
             deduplicator.offer(identity, source, &data, now, || (content, id), count(&mut delivered));
         }
         deduplicator.answered(SessionId(0), now, count(&mut delivered));
-        prop_assert!(!deduplicator.is_waiting(now, |_| ()));
+        prop_assert!(!deduplicator.decide_overdue(now, |_| ()));
         let mut expected: HashMap<(u8, Option<u8>), usize> = HashMap::new();
         for (content, id) in events {
             let count = expected.entry((content, id)).or_default();

@@ -123,7 +123,7 @@ impl<'a> Session<'a> {
             self.refresh.hurry_month(at);
         }
         if before.mark != self.orders.mark {
-            match self.holdings.held().next() {
+            match self.holdings.any() {
                 Some(target) => self.commands.mark(self.orders.mark, target.clone()),
                 // Nothing is held: nothing can be on the way.
                 None => self.marked = self.orders.mark,
@@ -309,8 +309,8 @@ impl<'a> Session<'a> {
         }
         if self.orders.probe && self.probed + PROBE_INTERVAL <= now {
             self.probed = now;
-            if self.context.intake.is_waiting(now)
-                && let Some(target) = self.holdings.held().next()
+            if self.context.intake.decide_overdue(now)
+                && let Some(target) = self.holdings.any()
             {
                 self.commands.probe(target.clone());
             }
@@ -423,7 +423,8 @@ impl<'a> Session<'a> {
                 }
             }
             Settled::Marked(number) => {
-                self.marked = number;
+                // The answer to one that was repeated may come after that to the next.
+                self.marked = self.marked.max(number);
                 intake.marked(session, sent.unwrap_or(now));
             }
             Settled::TokenRefused => return Some(CloseCause::TokenRefused),

@@ -218,7 +218,7 @@ fn run(course: &Course) -> Delivered {
             }
             step => step,
         };
-        if step != Step::Over && now % 1000 == 0 && deduplicator.is_waiting(at(now), &mut deliver) {
+        if step != Step::Over && now % 1000 == 0 && deduplicator.decide_overdue(at(now), &mut deliver) {
             for (session, probes) in probes.iter_mut().enumerate() {
                 probes.retain(|sent| sent + 15_000 > now);
                 if probes.len() < 2 && (session == 1 || !matches!(step, Step::Left)) {
@@ -229,7 +229,7 @@ fn run(course: &Course) -> Delivered {
         }
     }
     assert_eq!(step, Step::Over, "{course:?}");
-    assert!(!deduplicator.is_waiting(at(end), |_| ()));
+    assert!(!deduplicator.decide_overdue(at(end), |_| ()));
     Delivered { counts, gap }
 }
 
