@@ -108,7 +108,7 @@ settings! {
         /// The kinds of binding that cross tenants and are off unless they are named here: "conference.command", whose
         /// events name no account.
         opt_in: OptIn = OptIn::default(), as KINDS, fixed;
-        /// How many recent events of an account the de-duplicator remembers at most.
+        /// How many recent events of an account the de-duplicator remembers at most: so many with a msg_id, and so many without.
         dedupe_events: usize = 50_000, as count(100, 10_000_000), fixed;
         /// And for how long. Longer than the skew between two sessions.
         dedupe_window: Duration = Duration::from_secs(120), as timeout(), fixed;
