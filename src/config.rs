@@ -56,7 +56,7 @@ pub use self::{
     reload::Reload,
     upstream::{Upstream, UpstreamTls},
 };
-use crate::binding::{Kind, OptIn};
+use crate::binding::{Binding, Kind, OptIn};
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -155,6 +155,16 @@ impl Config {
         let environment = BTreeMap::new();
         let mut session = Session::new(Place::Running, &environment);
         self.check(&mut session);
+        // They were read by the opt-in of the new configuration; here that of the running one holds.
+        for account in &self.accounts {
+            for binding in &account.always_on {
+                if let Err(error) = Binding::parse(binding.as_str(), &self.upstream.opt_in) {
+                    let key = format!("accounts.{}.always_on", account.id);
+                    let (found, reason) = (binding.to_string(), error.to_string());
+                    session.fail(Place::Running, key, Problem::Refused { found, reason });
+                }
+            }
+        }
         if session.errors.is_empty() { Ok(self) } else { Err(ConfigErrors(session.errors)) }
     }
 

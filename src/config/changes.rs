@@ -164,7 +164,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        binding::{Binding, OptIn},
+        binding::{Binding, Kind, OptIn},
         config::{AccountName, Credentials, HashMethod},
     };
 
@@ -251,5 +251,15 @@ mod tests {
         new.upstream.rotation_grace = Duration::from_mins(5);
         let errors = new.adopt(&running).unwrap_err().to_string();
         assert!(errors.contains("upstream.dedupe_window"), "{errors}");
+
+        // What has to be opted in for stays off until that is in force.
+        let mut new = Config { accounts: vec![account(1, "a")], ..Config::default() };
+        new.upstream.opt_in.0.insert(Kind::ConferenceCommand);
+        new.accounts[0].always_on =
+            vec![Binding::parse("conference.command.room", &new.upstream.opt_in).unwrap()];
+        let errors = new.clone().adopt(&running).unwrap_err().to_string();
+        assert!(errors.contains("always_on") && errors.contains("conference.command.room"), "{errors}");
+        let running = Config { upstream: new.upstream.clone(), ..Config::default() };
+        assert_eq!(new.clone().adopt(&running).unwrap().accounts, new.accounts);
     }
 }

@@ -36,8 +36,8 @@ thread_local! {
 
 /// Splits a transport into what `h2` reads and writes, and what really writes. Counts what passes.
 pub(crate) fn coalesce<IO>(io: IO, counts: Arc<ConnectionCounts>) -> (Coalesced<IO>, Outlet<IO>) {
-    let (buffer, last_read) = (Vec::new(), Instant::now());
-    let inner = Inner { io, buffer, written: 0, unflushed: false, counts, last_read };
+    let (buffer, now) = (Vec::new(), Instant::now());
+    let inner = Inner { io, buffer, written: 0, unflushed: false, counts, last_read: now, last_written: now };
     let inner = Arc::new(Mutex::new(inner));
     (Coalesced(inner.clone()), Outlet(inner))
 }
@@ -57,6 +57,8 @@ struct Inner<IO> {
     unflushed: bool,
     counts: Arc<ConnectionCounts>,
     last_read: Instant,
+    /// When the transport last took something.
+    last_written: Instant,
 }
 
 impl<IO: AsyncWrite + Unpin> Outlet<IO> {
@@ -75,10 +77,12 @@ impl<IO: AsyncWrite + Unpin> Outlet<IO> {
         !inner.buffer.is_empty() || inner.unflushed
     }
 
-    /// Bytes read so far, and when last.
+    /// Bytes read so far, and when the client last showed that it is there: by what came from it; where the transport takes no
+    /// more, by what it took, because one that never reads may say something now and then.
     pub fn read(&self) -> (u64, Instant) {
+        let is_blocked = self.is_blocked();
         let inner = self.0.lock();
-        (inner.counts.read.get(), inner.last_read)
+        (inner.counts.read.get(), if is_blocked { inner.last_written } else { inner.last_read })
     }
 
     /// What is counted of the connection.
@@ -100,7 +104,7 @@ impl<IO: AsyncWrite + Unpin> Inner<IO> {
             match ready!(Pin::new(&mut self.io).poll_write(cx, &self.buffer[self.written..]))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 count => {
-                    self.counts.wrote(count);
+                    self.wrote(count);
                     self.written += count;
                     self.unflushed = true;
                 }
@@ -144,7 +148,7 @@ impl<IO: AsyncWrite + Unpin> Inner<IO> {
             None => Poll::Ready(Ok(0)),
         };
         if let Poll::Ready(Ok(count)) = polled {
-            self.counts.wrote(count);
+            self.wrote(count);
             self.unflushed |= count > 0;
         }
         polled
@@ -152,6 +156,11 @@ impl<IO: AsyncWrite + Unpin> Inner<IO> {
 }
 
 impl<IO> Inner<IO> {
+    fn wrote(&mut self, count: usize) {
+        self.counts.wrote(count);
+        self.last_written = Instant::now();
+    }
+
     fn give_buffer_back(&mut self) {
         self.written = 0;
         let mut buffer = std::mem::take(&mut self.buffer);

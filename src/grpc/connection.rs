@@ -35,7 +35,7 @@ use crate::{
 };
 
 use self::{
-    attention::Ready,
+    attention::{Held, Ready},
     call::{Call, RequestBody, Turn, earlier},
 };
 use super::{
@@ -165,7 +165,7 @@ struct Pump<IO> {
     /// Calls that are to be polled in this turn.
     due: Vec<usize>,
     /// Calls that wait until the transport takes more. They come first then.
-    held: Vec<usize>,
+    held: Held,
     turn: Turn,
     /// Runs while any call is stalled.
     sweep: Option<Pin<Box<Sleep>>>,
@@ -204,7 +204,7 @@ where
             waker: ready.clone().into(),
             ready,
             due: Vec::new(),
-            held: Vec::new(),
+            held: Held::default(),
             turn: Turn {
                 now: Instant::now(),
                 grants: 0,
@@ -223,21 +223,21 @@ where
     fn poll_calls(&mut self) {
         let blocked = self.outlet.is_blocked();
         if !blocked {
-            mem::swap(&mut self.due, &mut self.held);
+            self.held.release(&mut self.due);
         }
         self.ready.take(&mut self.due);
         self.turn.room = BYTES_PER_ROUND;
         for key in self.due.drain(..) {
             let Some(call) = self.calls.get_mut(key) else { continue };
             if self.turn.room == 0 {
-                self.held.push(key);
+                self.held.hold(key);
                 continue;
             }
             let polled = if blocked {
                 // It would only fill buffers. Later it has more to say at once.
                 let polled = call.poll_reset();
                 if polled.is_pending() {
-                    self.held.push(key);
+                    self.held.hold(key);
                 }
                 polled
             } else {
@@ -434,8 +434,8 @@ where
     // It is there: nobody else takes it.
     let Some(mut pings) = pings else { return std::future::pending().await };
     loop {
-        let (read, last_read) = outlet.read();
-        let quiet_until = if read < HELLO { hello_until } else { last_read + settings.keepalive_interval };
+        let (read, last_sign) = outlet.read();
+        let quiet_until = if read < HELLO { hello_until } else { last_sign + settings.keepalive_interval };
         if quiet_until > Instant::now() {
             sleep_until(quiet_until).await;
             continue;

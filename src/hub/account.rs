@@ -187,14 +187,16 @@ impl Hub {
     }
 
     /// Takes new settings. They hold for what comes; and logs that are larger than they may be now, are cut.
-    pub fn reconfigure(&self, settings: config::Hub) {
+    pub async fn reconfigure(&self, settings: config::Hub) {
         let settings = Arc::new(settings);
         // An account that comes meanwhile takes the new ones itself, or is in the list.
         *self.process.settings.write() = Arc::clone(&settings);
         self.process.memory.set_limits(&settings);
         for account in self.list() {
             account.with_state(|state| state.set_limits(&settings));
-            while account.look() {}
+            while account.look() {
+                tokio::task::yield_now().await;
+            }
         }
     }
 

@@ -145,7 +145,7 @@ impl Reload {
             warn!(%error, "the log filter stays as it is");
         }
         if changes.concern("hub") {
-            hub.reconfigure(new.hub.clone());
+            hub.reconfigure(new.hub.clone()).await;
         }
         if changes.concern("grpc") {
             grpc.set(new.grpc.clone());

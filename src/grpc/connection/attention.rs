@@ -98,6 +98,40 @@ impl Ready {
     }
 }
 
+/// The calls that wait until the transport takes more, in the order in which they began to wait; each once, however often it is
+/// woken meanwhile.
+#[derive(Debug, Default)]
+pub struct Held {
+    line: Vec<usize>,
+    /// By the key of a call, whether it is in line.
+    there: Vec<bool>,
+}
+
+impl Held {
+    /// Nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.line.is_empty()
+    }
+
+    /// The call with this key waits.
+    pub fn hold(&mut self, key: usize) {
+        if self.there.len() <= key {
+            self.there.resize(key + 1, false);
+        }
+        if !std::mem::replace(&mut self.there[key], true) {
+            self.line.push(key);
+        }
+    }
+
+    /// All of them go on: they come first in this list, which is empty.
+    pub fn release(&mut self, calls: &mut Vec<usize>) {
+        std::mem::swap(calls, &mut self.line);
+        for key in calls {
+            self.there[*key] = false;
+        }
+    }
+}
+
 impl Wake for Ready {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
@@ -244,6 +278,20 @@ mod tests {
         call.later();
         call.wake_by_ref();
         assert_eq!(list(&ready), [7], "once");
+    }
+
+    #[test]
+    fn who_is_held_is_so_once_and_in_order() {
+        let (mut held, mut calls) = (Held::default(), Vec::new());
+        for _ in 0..2 {
+            assert!(held.is_empty());
+            for key in [3, 1, 3, 3, 1, 7] {
+                held.hold(key);
+            }
+            held.release(&mut calls);
+            assert_eq!(calls, [3, 1, 7]);
+            calls.clear();
+        }
     }
 
     /// One thread wakes, the other polls: what was there before a wake is seen.

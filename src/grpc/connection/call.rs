@@ -131,23 +131,24 @@ impl Call {
 
     /// Since when it has had something to send and no window.
     pub fn stall(&self) -> Option<Stall> {
-        match &self.stage {
-            Stage::Sending(sending) => sending.stall,
-            _ => None,
-        }
+        self.stalled().map(|(stall, _)| stall)
     }
 
     /// How many bytes of memory a stalled call holds.
     pub fn holds(&self) -> usize {
-        match &self.stage {
-            Stage::Sending(sending) if sending.stall.is_some() => sending.part,
-            _ => 0,
-        }
+        self.stalled().map_or(0, |(_, sending)| sending.part)
     }
 
     /// Whether it is stalled, and the log has overtaken it meanwhile.
     pub fn is_overtaken(&self) -> bool {
-        matches!(&self.stage, Stage::Sending(sending) if sending.stall.is_some() && sending.content.is_overtaken())
+        self.stalled().is_some_and(|(_, sending)| sending.content.is_overtaken())
+    }
+
+    /// It is not where the client has given window since: then it only waits for its turn, or for the transport.
+    fn stalled(&self) -> Option<(Stall, &Sending)> {
+        let Stage::Sending(sending) = &self.stage else { return None };
+        let stall = sending.stall.filter(|_| sending.stream.capacity() == 0)?;
+        Some((stall, sending))
     }
 
     /// Its connection is given up, for this reason.
@@ -253,6 +254,7 @@ impl Sending {
                     return Poll::Ready(Progress::Over);
                 }
                 Poll::Ready(None) => {
+                    // The same.
                     let _ = self.stream.send_data(Bytes::new(), true);
                     return Poll::Ready(Progress::Over);
                 }

@@ -2,6 +2,7 @@
 
 mod age;
 mod farewell;
+mod jammed;
 mod properties;
 mod slow;
 mod tls;

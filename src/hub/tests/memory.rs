@@ -232,7 +232,7 @@ async fn new_bounds_hold_at_once() {
     let slow = SubscribeSpec { overflow_policy: OverflowPolicy::Disconnect, ..spec(&["call.*.*"]) };
     let mut reader = logs[0].subscribe(slow).await.expect("a subscription");
     fill(&logs[0], 100, 1000);
-    bench.hub.reconfigure(config::Hub { log_bytes: 64 << 10, max_subscriptions: 1, ..settings() });
+    bench.hub.reconfigure(config::Hub { log_bytes: 64 << 10, max_subscriptions: 1, ..settings() }).await;
     for log in &logs {
         assert!(log.log_bytes() <= 64 << 10);
     }
@@ -245,7 +245,7 @@ async fn new_bounds_hold_at_once() {
         log_bytes: 128 << 10,
         ..settings()
     };
-    bench.hub.reconfigure(wide);
+    bench.hub.reconfigure(wide).await;
     let new = bench.hub.add("f".repeat(32).parse().expect("an id"), logs[0].id(), vec![binding("call.*.*")]);
     fill(&new, 300, 1000);
     assert_eq!(bench.hub.memory_use().limit, 128 << 10);
@@ -400,7 +400,7 @@ async fn new_bounds_do_not_cut_more_than_they_must() {
     }
     let before = bench.account.status();
     let bound = before.bytes / 2;
-    bench.hub.reconfigure(config::Hub { log_bytes: bound, ..settings() });
+    bench.hub.reconfigure(config::Hub { log_bytes: bound, ..settings() }).await;
     let after = bench.account.status();
     assert!(after.bytes <= bound && after.bytes > bound / 4 * 3, "{} of {bound}", after.bytes);
     assert!(after.records > before.records / 3, "{} of {}", after.records, before.records);
@@ -512,7 +512,7 @@ proptest! {
                     }
                     Move::Tight(is_tight) => {
                         let limit = if is_tight { &tight } else { &roomy };
-                        bench.hub.reconfigure(limit.clone());
+                        bench.hub.reconfigure(limit.clone()).await;
                         bench.hub.trim().await;
                         let total = bench.hub.memory_use();
                         prop_assert!(total.logs <= limit.total_log_bytes / 16 * 15 + newest, "{:?}", total);
