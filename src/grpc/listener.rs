@@ -100,8 +100,8 @@ impl Server {
     }
 }
 
-/// The same for operators: `admin`, health and reflection, and nothing of what consumers have. Bounded as consumers are, but
-/// with 100 connections at most, and never over TLS.
+/// The same for operators: `admin`, health and reflection, and nothing of what consumers have. Bounded as consumers are by
+/// the settings at the start, but with 100 connections at most, and never over TLS.
 ///
 /// # Errors
 ///

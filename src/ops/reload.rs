@@ -114,7 +114,7 @@ impl Reload {
                 }
                 let changes = Changes::between(&running, &new);
                 let count = changes.count();
-                if count == 0 {
+                if changes.is_empty() {
                     info!(why, "the configuration was read again: nothing else is new");
                     return Outcome::Unchanged { kept };
                 }

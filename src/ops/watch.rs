@@ -99,7 +99,10 @@ impl Watch {
 
     /// Reading it came to a panic. It is not read again before it changes.
     fn panicked(&mut self) -> ConfigErrors {
-        self.loaded = self.seen.take().unwrap_or_default();
+        // Asked for by a signal, nothing was seen to change.
+        if let Some(seen) = self.seen.take() {
+            self.loaded = seen;
+        }
         let path = self.sources.path.clone();
         let reason = "it came to a panic, which is a defect; the log has it".to_owned();
         let problem =
@@ -207,6 +210,18 @@ mod tests {
         changes(&mut watch).await;
         watch.reload().await.unwrap();
         assert!(is_quiet(&mut watch).await);
+    }
+
+    #[tokio::test]
+    async fn what_came_to_a_panic_is_not_read_again_before_it_changes() {
+        let mut loaded = Digests::new();
+        loaded.insert(PathBuf::from("one"), None);
+        let sources = Sources { path: None, files: BTreeSet::new(), hasher: RandomState::new() };
+        for seen in [None, Some(loaded.clone())] {
+            let mut watch = Watch { sources: sources.clone(), loaded: loaded.clone(), seen };
+            assert!(watch.panicked().to_string().contains("panic"));
+            assert_eq!((watch.loaded, watch.seen), (loaded.clone(), None));
+        }
     }
 
     #[tokio::test]
