@@ -197,7 +197,7 @@ fn what_is_large_passes_uncopied_but_not_before_what_is_gathered() {
         assert_eq!(outlet.0.lock().io.calls, 1, "there was nothing left to write");
     }
     let (mut io, outlet) = coalesce(Wire::answering([]));
-    let _ = write(&mut io, b"before");
+    assert!(matches!(write(&mut io, b"before"), Poll::Ready(Ok(6))));
     let Poll::Ready(Ok(taken)) = write(&mut io, &large) else { panic!("it is taken") };
     assert_eq!(taken, CAPACITY - 6, "as much as there is room for");
     assert!(matches!(write(&mut io, &large[taken..]), Poll::Ready(Ok(6))));
@@ -221,15 +221,21 @@ fn a_transport_that_fails_or_takes_nothing_is_an_error_for_whoever_comes_next() 
         [(Answer::Fails, io::ErrorKind::ConnectionReset), (Answer::Zero, io::ErrorKind::WriteZero)]
     {
         let (mut io, outlet) = coalesce(Wire::answering([answer]));
-        let _ = write(&mut io, b"lost");
+        assert!(matches!(write(&mut io, b"lost"), Poll::Ready(Ok(4))));
         assert!(matches!(drain(&outlet), Poll::Ready(Err(error)) if error.kind() == kind));
 
-        // By a write that needs room, and by a shutdown.
+        // By a write that needs room, each time that one does, and by a shutdown.
         let (mut io, _outlet) = coalesce(Wire::answering([answer, answer]));
-        while let Poll::Ready(Ok(_)) = write(&mut io, &[0; 1000]) {}
-        assert!(matches!(write(&mut io, b"more"), Poll::Ready(Ok(_)) | Poll::Ready(Err(_))));
+        let mut gathered = 0;
+        while gathered < CAPACITY {
+            let Poll::Ready(Ok(taken)) = write(&mut io, &[0; 1000]) else { panic!("there is room") };
+            gathered += taken;
+        }
+        for _ in 0..2 {
+            assert!(matches!(write(&mut io, b"more"), Poll::Ready(Err(error)) if error.kind() == kind));
+        }
         let (mut io, _outlet) = coalesce(Wire::answering([answer]));
-        let _ = write(&mut io, b"lost");
+        assert!(matches!(write(&mut io, b"lost"), Poll::Ready(Ok(4))));
         let shut = Pin::new(&mut io).poll_shutdown(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(shut, Poll::Ready(Err(error)) if error.kind() == kind));
     }

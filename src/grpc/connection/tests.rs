@@ -51,6 +51,13 @@ struct Client {
     writes: Arc<AtomicUsize>,
 }
 
+/// A client's end that the test polls itself.
+struct Stuck {
+    requests: SendRequest<Bytes>,
+    connection: Pin<Box<h2::client::Connection<DuplexStream>>>,
+    server: JoinHandle<Result<(), ConnectionError>>,
+}
+
 /// What a client allows.
 #[derive(Debug, Clone, Copy)]
 struct Windows {
@@ -187,6 +194,29 @@ impl Rig {
         self.account.append(IncomingEvent::new(&key, None, texts));
     }
 
+    /// 32 events of 500 bytes at once, which all of them get.
+    async fn burst(&self, readers: &mut [Reader]) {
+        for _ in 0..32 {
+            self.publish("burst", 500);
+        }
+        for _ in 0..32 {
+            all_receive(readers, "burst").await;
+        }
+    }
+
+    /// A client that allows everything, over a transport that is stuck whenever the client's end is not polled.
+    async fn stuck(&self) -> Stuck {
+        let (client_io, server_io) = duplex(10_000);
+        let server = self.serve(std::future::ready(Ok(server_io)));
+        let (requests, connection) = h2::client::Builder::new()
+            .initial_window_size(1 << 30)
+            .initial_connection_window_size(1 << 30)
+            .handshake(client_io)
+            .await
+            .unwrap();
+        Stuck { requests, connection: Box::pin(connection), server }
+    }
+
     fn ended(&self) -> Vec<EndedStream> {
         self.services.streams().ended().newest(usize::MAX)
     }
@@ -240,6 +270,14 @@ impl Client {
         let (response, mut body) = self.requests.send_request(call(), false).unwrap();
         body.send_data(message::frame(&request), true).unwrap();
         Reader::begin(response).await
+    }
+
+    async fn subscribe_all(&mut self, streams: usize) -> Vec<Reader> {
+        let mut readers = Vec::new();
+        for _ in 0..streams {
+            readers.push(self.subscribe().await);
+        }
+        readers
     }
 
     fn writes(&self) -> usize {
@@ -305,6 +343,13 @@ impl Reader {
     }
 }
 
+/// The next event of all of them is this one.
+async fn all_receive(readers: &mut [Reader], call_id: &str) {
+    for reader in readers {
+        assert_eq!(reader.event().await.unwrap().call_id, call_id);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_write_for_all_streams_of_a_connection() {
     const STREAMS: usize = 20;
@@ -313,21 +358,14 @@ async fn one_write_for_all_streams_of_a_connection() {
     let mut clients = [rig.connect(WIDE).await, rig.connect(WIDE).await];
     let mut readers = Vec::new();
     for client in &mut clients {
-        for _ in 0..STREAMS {
-            readers.push(client.subscribe().await);
-        }
+        readers.extend(client.subscribe_all(STREAMS).await);
     }
-    let mut received = async |call_id: &str| {
-        for reader in &mut readers {
-            assert_eq!(reader.event().await.unwrap().call_id, call_id);
-        }
-    };
     rig.publish("first", 500);
-    received("first").await;
+    all_receive(&mut readers, "first").await;
     let before = clients.each_ref().map(Client::writes);
     for index in 0..EVENTS {
         rig.publish(&index.to_string(), 500);
-        received(&index.to_string()).await;
+        all_receive(&mut readers, &index.to_string()).await;
     }
     for (client, before) in clients.iter().zip(before) {
         assert_eq!(client.writes() - before, EVENTS, "one for each connection and event");
@@ -336,12 +374,7 @@ async fn one_write_for_all_streams_of_a_connection() {
 
     // A burst: as few as what is gathered at most allows.
     let before = clients.each_ref().map(Client::writes);
-    for _ in 0..32 {
-        rig.publish("burst", 500);
-    }
-    for _ in 0..32 {
-        received("burst").await;
-    }
+    rig.burst(&mut readers).await;
     for (client, before) in clients.iter().zip(before) {
         let writes = client.writes() - before;
         assert!(writes <= 9, "{writes} for some 500 KiB");
@@ -484,28 +517,6 @@ async fn a_reset_by_the_client_ends_the_subscription_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_dismissed_hears_of_it_at_once_and_nobody_else_does() {
-    let rig = Rig::new().await;
-    let mut client = rig.connect(WIDE).await;
-    let mut leaves = client.subscribe().await;
-    let mut stays = client.subscribe().await;
-    let streams = rig.services.streams().clone();
-    let began = Instant::now();
-    // It waits for events, of which there are none.
-    tokio::task::yield_now().await;
-    assert!(streams.disconnect("s1".parse().unwrap()).is_some());
-    let Kind::Draining(draining) = leaves.next().await.unwrap().unwrap() else { panic!("no Draining") };
-    assert_eq!(draining.reason(), proto::DrainReason::Operator);
-    assert_eq!(leaves.next().await.unwrap(), None);
-    assert_eq!(leaves.trailers().await["grpc-status"], "14");
-    assert_eq!(began.elapsed(), Duration::ZERO);
-    assert_eq!((rig.causes(), streams.count()), (vec![Cause::Disconnected], 1));
-    assert!(streams.disconnect("s1".parse().unwrap()).is_none(), "it has gone");
-    rig.publish("a", 10);
-    assert_eq!(stays.event().await.unwrap().call_id, "a");
-}
-
-#[tokio::test(start_paused = true)]
 async fn an_event_larger_than_all_windows_passes() {
     let rig = Rig::new().await;
     let mut client =
@@ -563,15 +574,7 @@ async fn who_is_quiet_but_answers_pings_stays() {
 async fn a_transport_that_is_stuck_is_given_up_and_holds_little() {
     const EVENT: usize = 10_000;
     let rig = Rig::new().await;
-    let (client_io, server_io) = duplex(10_000);
-    let server = rig.serve(std::future::ready(Ok(server_io)));
-    let (mut requests, connection) = h2::client::Builder::new()
-        .initial_window_size(1 << 30)
-        .initial_connection_window_size(1 << 30)
-        .handshake::<_, Bytes>(client_io)
-        .await
-        .unwrap();
-    let mut connection = Box::pin(connection);
+    let Stuck { mut requests, mut connection, server } = rig.stuck().await;
     let (response, mut body) = requests.send_request(call(), false).unwrap();
     body.send_data(message::frame(&subscribe_request()), true).unwrap();
     let reader = tokio::select! {
@@ -593,27 +596,4 @@ async fn a_transport_that_is_stuck_is_given_up_and_holds_little() {
     let frames = rig.hub.encodes().frames as usize;
     assert!(frames * EVENT < (128 << 10) + (256 << 10) + 2 * (64 << 10), "{frames}");
     drop((reader, connection));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_drain_says_goodbye() {
-    let rig = Rig::new().await;
-    let mut client = rig.connect(WIDE).await;
-    let mut reader = client.subscribe().await;
-    rig.publish("a", 10);
-    reader.event().await.unwrap();
-    rig.drain.cancel();
-    loop {
-        if let Kind::Draining(draining) = reader.next().await.unwrap().unwrap() {
-            assert_eq!(draining.position.unwrap().sequence, rig.account.status().window.newest.0);
-            break;
-        }
-    }
-    assert_eq!(reader.next().await.unwrap(), None);
-    assert_eq!(reader.trailers().await["grpc-status"], "14");
-    drop(reader);
-    client.connection.await.unwrap().unwrap();
-    // It may have had a last word for a client that was gone.
-    let _ = client.server.await.unwrap();
-    assert_eq!(rig.causes(), [Cause::Drained]);
 }

@@ -44,9 +44,17 @@ impl Steered {
         socket
     }
 
-    fn end(self) {
+    /// Ends it, with sessions that have read all that they were sent: nothing more comes to them.
+    fn end(self, sessions: impl IntoIterator<Item = WebSocket<std::net::TcpStream>>) {
         drop(self.remote);
         self.running.join().unwrap().unwrap();
+        for mut session in sessions {
+            let more = session.read();
+            assert!(
+                matches!(more, Err(tungstenite::Error::Protocol(_))),
+                "the end, without a goodbye: {more:?}"
+            );
+        }
     }
 }
 
@@ -67,7 +75,7 @@ fn every_session_gets_every_event_and_no_more_than_were_asked_for() {
         }
     }
     assert_eq!(source.remote.stop().unwrap(), Sent { events: 100, vanished: 0 });
-    source.end();
+    source.end(sessions);
 }
 
 #[test]
@@ -78,13 +86,13 @@ fn a_closed_loop_waits_for_what_consumers_report() {
     for sequence in 1..=64 {
         assert_eq!(read(&mut session), sequence);
     }
-    // Two reports let go two bursts, not one more.
+    // Room for one event is room for a burst, and not for one more.
     source.remote.consumed(1).unwrap();
     for sequence in 65..=96 {
         assert_eq!(read(&mut session), sequence);
     }
     assert_eq!(source.remote.stop().unwrap().events, 96);
-    source.end();
+    source.end([session]);
 }
 
 /// Who does not read loses what is above the limit, as with 4.3; what was taken before that comes.
@@ -109,7 +117,49 @@ fn what_waits_above_the_limit_vanishes_and_is_counted() {
         assert!(sequence > last, "{sequence} behind {last}");
         last = sequence;
     }
-    source.end();
+    // What vanished was counted, and nothing else: there is room again, and what comes next is what is sent next.
+    source.remote.start(Order { speed: Speed::Rate(1e9), burst: 1, count: 1 }).unwrap();
+    assert_eq!(read(&mut session), events + 1);
+    assert_eq!(source.remote.stop().unwrap(), Sent { events: events + 1, vanished: sent.vanished });
+    source.end([session]);
+}
+
+/// A session whose queue holds frames that end there, and whose socket has taken so many bytes.
+fn session_that_waits(ends: &[usize], written: usize) -> Connection {
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    Connection {
+        stream: TcpStream::from_std(stream),
+        role: Role::Session { live: true },
+        inbox: Vec::new(),
+        outbox: vec![b'x'; ends.last().copied().unwrap_or(written)],
+        written,
+        waiting: ends.iter().copied().filter(|end| *end > written).collect(),
+    }
+}
+
+/// Whole frames, the newest ones, and as many as are too many. One that the socket has begun to take counts as waiting.
+#[test]
+fn as_many_frames_vanish_as_are_above_the_limit() {
+    let ends = [10, 20, 30, 40, 50];
+    for (written, limit, vanish) in [
+        (0, 5, 0),
+        (0, 4, 1),
+        (0, 1, 4),
+        (10, 4, 0),
+        (15, 4, 0),
+        (15, 3, 1),
+        (20, 1, 2),
+        (49, 1, 0),
+        (50, 1, 0),
+    ] {
+        let mut session = session_that_waits(&ends, written);
+        assert_eq!(session.vanish_above(limit), vanish, "{written} written, a limit of {limit}");
+        let left = &ends[..ends.len() - vanish as usize];
+        assert_eq!(session.outbox.len(), *left.last().unwrap(), "the end of a frame");
+        assert_eq!(session.waiting, left.iter().copied().filter(|end| *end > written).collect::<Vec<_>>());
+        assert_eq!(session.vanish_above(limit), 0, "once");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A stream that has to end while it still has something begun to say: that is said first.
+//! How streams end that were told to: what was begun to be said is said first, and then goodbye.
 
 use super::*;
 
@@ -9,6 +9,54 @@ enum Why {
     Operator,
     Age,
     Deadline,
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_says_goodbye() {
+    let rig = Rig::new().await;
+    let mut client = rig.connect(WIDE).await;
+    let mut reader = client.subscribe().await;
+    rig.publish("a", 10);
+    reader.event().await.unwrap();
+    rig.drain.cancel();
+    loop {
+        if let Kind::Draining(draining) = reader.next().await.unwrap().unwrap() {
+            assert_eq!(draining.position.unwrap().sequence, rig.account.status().window.newest.0);
+            break;
+        }
+    }
+    assert_eq!(reader.next().await.unwrap(), None);
+    assert_eq!(reader.trailers().await["grpc-status"], "14");
+    drop(reader);
+    client.connection.await.unwrap().unwrap();
+    match client.server.await.unwrap() {
+        // It may have had a last word for a client that was gone, and no other trouble.
+        Err(ConnectionError::Io(error)) => assert_eq!(error.kind(), io::ErrorKind::BrokenPipe),
+        ended => ended.unwrap(),
+    }
+    assert_eq!(rig.causes(), [Cause::Drained]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_dismissed_hears_of_it_at_once_and_nobody_else_does() {
+    let rig = Rig::new().await;
+    let mut client = rig.connect(WIDE).await;
+    let mut leaves = client.subscribe().await;
+    let mut stays = client.subscribe().await;
+    let streams = rig.services.streams().clone();
+    let began = Instant::now();
+    // It waits for events, of which there are none.
+    tokio::task::yield_now().await;
+    assert!(streams.disconnect("s1".parse().unwrap()).is_some());
+    let Kind::Draining(draining) = leaves.next().await.unwrap().unwrap() else { panic!("no Draining") };
+    assert_eq!(draining.reason(), proto::DrainReason::Operator);
+    assert_eq!(leaves.next().await.unwrap(), None);
+    assert_eq!(leaves.trailers().await["grpc-status"], "14");
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert_eq!((rig.causes(), streams.count()), (vec![Cause::Disconnected], 1));
+    assert!(streams.disconnect("s1".parse().unwrap()).is_none(), "it has gone");
+    rig.publish("a", 10);
+    assert_eq!(stays.event().await.unwrap().call_id, "a");
 }
 
 /// A resume that misses the window, and a reason to end before the gap was taken. `Subscribed` has told the position behind it

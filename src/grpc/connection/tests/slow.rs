@@ -52,15 +52,7 @@ async fn who_reads_a_little_is_told_that_the_log_has_overtaken_it() {
 async fn a_transport_that_is_stuck_holds_what_one_stream_may_hold() {
     for streams in [1, 2, 3, 4, 50] {
         let rig = Rig::new().await;
-        let (client_io, server_io) = duplex(10_000);
-        let server = rig.serve(std::future::ready(Ok(server_io)));
-        let (mut requests, connection) = h2::client::Builder::new()
-            .initial_window_size(1 << 30)
-            .initial_connection_window_size(1 << 30)
-            .handshake::<_, Bytes>(client_io)
-            .await
-            .unwrap();
-        let mut connection = Box::pin(connection);
+        let Stuck { mut requests, mut connection, server } = rig.stuck().await;
         let mut readers = Vec::new();
         for number in 0..streams {
             // A view for each: they share no frames.

@@ -56,33 +56,20 @@ async fn one_encrypted_write_for_all_streams_of_a_connection() {
     const STREAMS: usize = 20;
     let rig = Rig::new().await;
     let mut client = rig.connect_tls(WIDE).await;
-    let mut readers = Vec::new();
-    for _ in 0..STREAMS {
-        readers.push(client.subscribe().await);
-    }
-    let mut received = async |call_id: &str| {
-        for reader in &mut readers {
-            assert_eq!(reader.event().await.unwrap().call_id, call_id);
-        }
-    };
+    let mut readers = client.subscribe_all(STREAMS).await;
     rig.publish("first", 500);
-    received("first").await;
+    all_receive(&mut readers, "first").await;
     // 20 times 500 bytes fit into one record of TLS, 20 times 2,500 take four.
     for size in [500, 2_500] {
         let before = client.writes();
         for index in 0..50 {
             rig.publish(&index.to_string(), size);
-            received(&index.to_string()).await;
+            all_receive(&mut readers, &index.to_string()).await;
         }
         assert_eq!(client.writes() - before, 50, "one for each event, of {size} bytes");
     }
     let before = client.writes();
-    for _ in 0..32 {
-        rig.publish("burst", 500);
-    }
-    for _ in 0..32 {
-        received("burst").await;
-    }
+    rig.burst(&mut readers).await;
     let writes = client.writes() - before;
     assert!(writes <= 9, "{writes} for some 500 KiB");
 }
@@ -99,9 +86,7 @@ async fn a_slow_transport_gets_everything() {
             rig.publish(&index.to_string(), 3_000);
         }
         for index in 0..EVENTS {
-            for reader in &mut readers {
-                assert_eq!(reader.event().await.unwrap().call_id, index.to_string());
-            }
+            all_receive(&mut readers, &index.to_string()).await;
         }
         assert_eq!(rig.services.streams().count(), 2, "still open");
         drop((readers, client));
