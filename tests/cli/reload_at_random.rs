@@ -108,11 +108,14 @@ fn change(settings: &mut Settings, draw: &dyn Fn(usize) -> usize) -> &'static st
     }
 }
 
-/// Draws a change to files that make them wrong, or that changes nothing.
-fn spoil(files: &mut Files, draw: &dyn Fn(usize) -> usize) -> (&'static str, Expected) {
+/// Kinds of [`spoil`].
+const SPOILT: usize = 10;
+
+/// Changes files so that they are wrong, or that nothing changes. The kind is a number that counts on.
+fn spoil(files: &mut Files, kind: usize) -> (&'static str, Expected) {
     let text = files.get_mut("hawking.toml").unwrap();
     let accounts = text.find("[[accounts]]").unwrap();
-    let (what, spoilt, expected) = match draw(10) {
+    let (what, spoilt, expected) = match kind % SPOILT {
         0 => ("no TOML", text.replacen("[hub]", "[hub", 1), Expected::Refused("not valid TOML")),
         1 => {
             let cut = text.rfind("id = \"").unwrap() + 10;
@@ -182,16 +185,22 @@ async fn changes_at_random_under_load() {
     let traffic = Traffic::start(&place.sim, (0..ACCOUNTS).map(id).collect(), every);
 
     let mut made = BTreeMap::<String, usize>::new();
+    // The kinds of what is wrong take turns, beginning with any, so that each comes.
+    let (mut kind, mut wrong) = (draw(SPOILT), BTreeMap::<&str, usize>::new());
     let (mut longest, began) = (Duration::ZERO, Instant::now());
-    for round in 1..=scale("RELOAD_ROUNDS", 24) {
+    let rounds = scale("RELOAD_ROUNDS", 24);
+    for round in 1..=rounds {
         let served: BTreeSet<u8> = settings.accounts.keys().copied().collect();
-        let (what, expected, files) = match draw(2) {
-            0 => {
+        let is_due = rounds >= SPOILT && SPOILT - wrong.len() > rounds - round;
+        let (what, expected, files) = match draw(2) == 0 || is_due {
+            true => {
                 let mut files = settings.files(&place, round);
-                let (what, expected) = spoil(&mut files, &draw);
+                let (what, expected) = spoil(&mut files, kind);
+                kind += 1;
+                *wrong.entry(what).or_default() += 1;
                 (what.to_owned(), expected, files)
             }
-            _ => {
+            false => {
                 let what: Vec<&str> = (0..=draw(3)).map(|_| change(&mut settings, &draw)).collect();
                 (what.join(", "), Expected::Applied, settings.files(&place, round))
             }
@@ -267,6 +276,7 @@ async fn changes_at_random_under_load() {
     }
 
     let took = began.elapsed();
+    assert!(wrong.len() == SPOILT || rounds < SPOILT, "each kind has come: {wrong:?}");
     for reading in readings.values() {
         // One may have come with the last change.
         reading.has(1).await;

@@ -92,11 +92,21 @@ impl Gateway {
         (field("VmRSS:"), field("VmHWM:"))
     }
 
-    async fn streams_open(&self) -> usize {
+    /// How many events each of the streams that are open has taken.
+    async fn delivered(&self) -> Vec<u64> {
         let channel =
             Channel::from_shared(format!("http://{}", self.admin)).unwrap().connect().await.unwrap();
-        let info = AdminServiceClient::new(channel).get_server_info(proto::GetServerInfoRequest {}).await;
-        info.unwrap().into_inner().subscriptions as usize
+        let mut client = AdminServiceClient::new(channel);
+        let (mut delivered, mut page_token) = (Vec::new(), String::new());
+        loop {
+            let request = proto::ListSubscribersRequest { page_token, ..Default::default() };
+            let page = client.list_subscribers(request).await.unwrap().into_inner();
+            delivered.extend(page.subscribers.iter().map(|subscriber| subscriber.delivered));
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return delivered;
+            }
+        }
     }
 
     /// Publishes events until the log was filled so many bytes' worth, and waits for the reader to have them all.
@@ -230,18 +240,22 @@ async fn streams_that_do_not_read_are_within_the_bound(why: Stall, together: usi
         tasks.spawn(stall(gateway.public, numbers.to_vec(), why, begun.clone()));
     }
     timeout(PATIENCE, all_begun.wait_for(|begun| *begun == count)).await.expect("all have begun").unwrap();
+    let (unfed, _) = gateway.resident();
     // What is held is old by the time that the log is full, and full again.
     gateway.publish(log_bytes * 2, &mut passed).await;
 
     let (now, peak) = gateway.resident();
-    assert_eq!(gateway.streams_open().await, count + 1, "all are there still");
+    let delivered = gateway.delivered().await;
+    assert_eq!(delivered.len(), count + 1, "all are there still");
+    assert!(delivered.iter().all(|events| *events > 0), "each was fed: {delivered:?}");
     assert!(tasks.try_join_next().is_none(), "and their connections");
     let bound = before + log_bytes + count * PER_STREAM;
     let mb = |bytes: usize| bytes as f64 / 1e6;
     println!(
-        "{count} streams, {together} on a connection, stalled by {why:?}: {:.1} MB at the start, logs of {:.1} MB, {:.1} MB \
-         are allowed; at most {:.1} MB, {:.1} MB at the end, after {} events",
+        "{count} streams, {together} on a connection, stalled by {why:?}: {:.1} MB at the start, {:.1} MB \
+         before events came, logs of {:.1} MB, {:.1} MB are allowed; at most {:.1} MB, {:.1} MB at the end, after {} events",
         mb(before),
+        mb(unfed),
         mb(log_bytes),
         mb(bound),
         mb(peak),
@@ -249,6 +263,9 @@ async fn streams_that_do_not_read_are_within_the_bound(why: Stall, together: usi
         passed.borrow().to_owned(),
     );
     assert!(peak <= bound, "{peak} bytes, where {bound} are allowed");
+    // Were the log not full, or did they hold nothing, the bound would be kept for nothing.
+    let least = unfed + log_bytes + count * PER_STREAM / 8;
+    assert!(peak > least, "{peak} bytes, where {least} are the least to be expected");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -164,6 +164,8 @@ impl Many {
                 expected.entry(number).or_default().push(format!("{tag}-{kind}"));
             }
         }
+        // Time is paused, and goes on only when nobody has anything left to do: then all that was published has come. This is
+        // longer than any pause on the way from the simulator to a log.
         tokio::time::sleep(Duration::from_secs(1)).await;
         for (number, subscription) in self.subscriptions.iter_mut().enumerate() {
             let (ids, gaps) = message_ids(subscription, child(number)).await;

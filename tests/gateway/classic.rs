@@ -1,7 +1,7 @@
 //! What the classic client does (log in, connect, subscribe, receive a document's event), here as gRPC: by every kind of
 //! credentials, plain and through TLS.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use hawking::{
     binding::AccountId,
@@ -13,6 +13,7 @@ use url::Url;
 
 use super::{
     harness::*,
+    metrics::Scrape,
     tls::{Ca, Terminator},
     whole::Whole,
 };
@@ -161,6 +162,16 @@ async fn credentials_that_are_wrong_are_said_to_be() {
     assert_eq!(whole.sim.connections_total(), 1, "no session without a login");
 }
 
+/// How often each of these accounts has tried to get a session, in vain or not.
+async fn attempts(whole: &Whole, accounts: &[AccountId]) -> Vec<f64> {
+    let scrape = Scrape::of(whole).await;
+    let of = |account: &AccountId| {
+        let labels = format!("hawking_upstream_attempts_total{{account=\"{account}\",");
+        scrape.sum(&labels)
+    };
+    accounts.iter().map(of).collect()
+}
+
 /// Crossbar and blackhole, each behind a terminator.
 struct Secured {
     crossbar: Terminator,
@@ -259,7 +270,12 @@ async fn one_account_without_the_ca_is_down_and_no_other_suffers() {
     );
 
     // Several attempts later the neighbour still has its first session, and has missed nothing.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    let begun = attempts(&whole, &[id(3), id(4)]).await;
+    eventually("each has tried three times more", async || {
+        let now = attempts(&whole, &[id(3), id(4)]).await;
+        now.iter().zip(&begun).all(|(now, begun)| *now >= begun + 3.0)
+    })
+    .await;
     create_user(&whole, id(2), "second");
     let messages = neighbour.until(|kind| matches!(kind, Kind::Event(_))).await;
     let others: Vec<_> =

@@ -18,7 +18,7 @@ const ROUNDS: usize = 20;
 #[test]
 fn a_delivery_allocates_nothing() {
     let (ready, server) = mpsc::channel();
-    let (begin, begun) = mpsc::channel::<()>();
+    let (begin, begun) = oneshot::channel::<()>();
     let (done, until_done) = oneshot::channel::<()>();
     let serving = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -31,15 +31,13 @@ fn a_delivery_allocates_nothing() {
         let counted = events(ROUNDS * BURST);
         // Until the clients have begun.
         runtime.block_on(async {
-            while begun.try_recv().is_err() {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
+            begun.await.expect("the clients begin");
             publish(&server, warm).await;
         });
         let info = allocation_counter::measure(|| {
             runtime.block_on(async {
                 publish(&server, counted).await;
-                let _ = until_done.await;
+                until_done.await.expect("the clients get everything");
             });
         });
         info.count_total
@@ -78,22 +76,19 @@ fn a_delivery_allocates_nothing() {
 fn a_stream_holds_little() {
     const MANY: usize = 2000;
     let (ready, server) = mpsc::channel();
-    let (warm, warmed) = mpsc::channel::<()>();
-    let (counting, counted) = mpsc::channel::<()>();
-    let (done, until_done) = mpsc::channel::<()>();
+    let (warm, warmed) = oneshot::channel::<()>();
+    let (counting, counted) = oneshot::channel::<()>();
+    let (done, until_done) = oneshot::channel::<()>();
     let serving = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let server = runtime.block_on(Direct::start());
         ready.send(server.addr).unwrap();
-        let until = async |said: &mpsc::Receiver<()>| {
-            while said.try_recv().is_err() {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
         // The connections, and a first stream on each.
-        runtime.block_on(until(&warmed));
+        runtime.block_on(warmed).expect("the clients begin");
         counting.send(()).unwrap();
-        let info = allocation_counter::measure(|| runtime.block_on(until(&until_done)));
+        let info = allocation_counter::measure(|| {
+            runtime.block_on(until_done).expect("all streams begin");
+        });
         assert_eq!(server.streams.count(), CONNECTIONS + MANY);
         info.bytes_current
     });
@@ -110,7 +105,7 @@ fn a_stream_holds_little() {
             clients.push(client);
         }
         warm.send(()).unwrap();
-        counted.recv().unwrap();
+        counted.await.unwrap();
         for number in 0..MANY {
             let client = &mut clients[number % CONNECTIONS];
             consumers.push(Consumer::begin(client, request.clone()).await.unwrap());
@@ -134,13 +129,19 @@ fn events(count: usize) -> Vec<IncomingEvent> {
         .collect()
 }
 
-/// In bursts, each when the one before is on its way.
+/// In bursts, each when the one before is encoded: one frame for each event, whoever takes it.
 async fn publish(server: &Direct, events: Vec<IncomingEvent>) {
     let mut events = events.into_iter().peekable();
     while events.peek().is_some() {
+        let before = server.hub.encodes().frames;
         for event in events.by_ref().take(BURST) {
             server.account.append(event);
         }
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        soon("the burst is encoded", async {
+            while server.hub.encodes().frames < before + BURST as u64 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
     }
 }

@@ -252,10 +252,13 @@ async fn accounts_are_listed_with_names_and_with_who_serves_them() {
     soon("the simulator ends", sim.shutdown()).await;
 }
 
+/// Crossbar is not asked again before that. Long enough for a hundred look-ups on a machine that has other things to do, too.
+const LOOKUP_INTERVAL: Duration = Duration::from_secs(1);
+
 #[tokio::test]
 async fn who_is_new_is_found_when_somebody_asks_and_strangers_cost_little() {
     let family = Family::start(3, &[child(2)], |config| {
-        config.hub.lookup_interval = Duration::from_millis(500);
+        config.hub.lookup_interval = LOOKUP_INTERVAL;
     })
     .await;
     let mut client = family.client().await;
@@ -263,10 +266,12 @@ async fn who_is_new_is_found_when_somebody_asks_and_strangers_cost_little() {
     consumer.confirmed().await;
     let listings = family.crossbar.listings();
 
-    // A hundred strangers at once: none is served, and Crossbar is asked once.
-    tokio::time::sleep(Duration::from_millis(600)).await;
-    let strangers =
-        (0..100).map(|number| {
+    // A hundred strangers, in two crowds: none is served, and Crossbar is asked once for all of them. It was asked at the
+    // start, and that interval is not the one in question.
+    tokio::time::sleep(LOOKUP_INTERVAL).await;
+    let begun = Instant::now();
+    for _ in 0..2 {
+        let strangers = (0..50).map(|number| {
             let mut client = client.clone();
             let id = match number % 3 {
                 0 => account_id(BESIDE),
@@ -277,23 +282,37 @@ async fn who_is_new_is_found_when_somebody_asks_and_strangers_cost_little() {
                 Consumer::begin(&mut client, request(id, &["call.*.*"])).await.err().expect("not served")
             }
         });
-    for status in futures_util::future::join_all(strangers).await {
-        assert_eq!(
-            (status.code(), &*reason(&status)),
-            (Code::NotFound, "ACCOUNT_NOT_CONFIGURED"),
-            "{status:?}"
-        );
+        for status in futures_util::future::join_all(strangers).await {
+            assert_eq!(
+                (status.code(), &*reason(&status)),
+                (Code::NotFound, "ACCOUNT_NOT_CONFIGURED"),
+                "{status:?}"
+            );
+        }
     }
-    assert_eq!(family.crossbar.listings(), listings + 1);
+    // Once more for each interval that the hundred have taken: none, unless the machine is very busy.
+    let intervals = begun.elapsed().as_millis() / LOOKUP_INTERVAL.as_millis();
+    let asked = family.crossbar.listings() - listings;
+    assert!(asked >= 1 && asked as u128 <= 1 + intervals, "asked {asked} times in {:?}", begun.elapsed());
+    let listings = family.crossbar.listings();
 
-    // One is made in Kazoo; who asks for it finds it, without waiting for the next regular listing.
+    // One is made in Kazoo; who asks for it finds it as soon as Crossbar may be asked again, without waiting for the next
+    // regular listing.
     family.crossbar.hidden.lock().clear();
-    tokio::time::sleep(Duration::from_millis(600)).await;
-    let mut new = Consumer::begin(&mut client, request(child(2), &["call.*.*"])).await.unwrap();
+    let mut new = soon("it is found", async {
+        loop {
+            match Consumer::begin(&mut client, request(child(2), &["call.*.*"])).await {
+                Ok(consumer) => return consumer,
+                Err(status) => assert_eq!(&*reason(&status), "ACCOUNT_NOT_CONFIGURED", "{status:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    assert_eq!(family.crossbar.listings(), listings + 1, "asked once for all attempts");
     new.confirmed().await;
     family.sim.publish(&Event::call(family.spec(child(2)), "CHANNEL_CREATE", "new")).unwrap();
     assert_eq!(new.event().await.call_id, "new");
-    assert_eq!(family.crossbar.listings(), listings + 2);
     family.stop().await;
 }
 

@@ -64,7 +64,19 @@ impl Scrape {
         *self.samples.get(series).unwrap_or_else(|| panic!("there is no {series} in {:#?}", self.samples))
     }
 
-    /// The same for the account of the tests, with more labels or none.
+    /// The sum of all series that begin so.
+    pub fn sum(&self, begin: &str) -> f64 {
+        let all: Vec<f64> = self
+            .samples
+            .iter()
+            .filter(|(series, _)| series.starts_with(begin))
+            .map(|(_, value)| *value)
+            .collect();
+        assert!(!all.is_empty(), "there is no {begin} in {:#?}", self.samples);
+        all.iter().sum()
+    }
+
+    /// A series of the account of the tests, with more labels or none.
     fn of_account(&self, name: &str, labels: &str) -> f64 {
         let more = if labels.is_empty() { String::new() } else { format!(",{labels}") };
         self.get(&format!("{name}{{account=\"{ACCOUNT}\"{more}}}"))

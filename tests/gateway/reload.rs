@@ -151,7 +151,8 @@ async fn random_changes_under_load() {
         let before = (ways.clone(), place.base.clone());
         let some = *ways.keys().nth(draw(ways.len())).unwrap();
         let absent: Vec<usize> = (0..ALL).filter(|number| !ways.contains_key(number)).collect();
-        let (mut added, mut removed, mut error) = (None, None, None);
+        // What is wrong, and how many errors it has.
+        let (mut added, mut removed, mut wrong) = (None, None, None);
         let count = ways.len();
         let way = ways.get_mut(&some).unwrap();
         let what = match draw(13) {
@@ -195,25 +196,19 @@ async fn random_changes_under_load() {
                 "upstream's settings"
             }
             10 => {
-                error = Some(broken("[grpc]\nlissten = 1\n[hub]\nlog_age = \"long\""));
+                wrong = Some((Err(broken("[grpc]\nlissten = 1\n[hub]\nlog_age = \"long\"")), 2));
                 "a file that is wrong"
             }
             11 => {
-                let (mut new, known) = (ways.clone(), place.base.clone());
-                new.clear();
-                let outcome = place.apply(Ok(place.with(&new))).await;
-                assert!(matches!(outcome, Outcome::Refused { .. }), "{outcome:?}");
-                assert_eq!(place.base, known);
-                *outcomes.entry("rejected").or_default() += 1;
-                continue;
+                wrong = Some((Ok(place.with(&BTreeMap::new())), 1));
+                "no account is left"
             }
             _ => "nothing",
         };
         *made.entry(what).or_default() += 1;
-        let is_wrong = error.is_some();
-        let config = match error {
-            Some(error) => Err(error),
-            None => Ok(place.with(&ways)),
+        let (config, expected_errors) = match wrong {
+            Some((config, errors)) => (config, Some(errors)),
+            None => (Ok(place.with(&ways)), None),
         };
         let in_force = place.gateway.reload().running().get();
         let outcome = place.apply(config).await;
@@ -223,15 +218,16 @@ async fn random_changes_under_load() {
             Outcome::Refused { .. } => "rejected",
         };
         *outcomes.entry(word).or_default() += 1;
-        match is_wrong {
-            true => {
-                assert!(matches!(&outcome, Outcome::Refused { errors } if errors.len() == 2), "{outcome:?}");
-                assert!(Arc::ptr_eq(&in_force, &place.gateway.reload().running().get()));
+        match expected_errors {
+            Some(expected) => {
+                let Outcome::Refused { errors } = &outcome else { panic!("{what}: {outcome:?}") };
+                assert_eq!(errors.len(), expected, "{what}: {errors:?}");
+                assert!(Arc::ptr_eq(&in_force, &place.gateway.reload().running().get()), "{what}");
             }
-            false if before == (ways.clone(), place.base.clone()) => {
+            None if before == (ways.clone(), place.base.clone()) => {
                 assert_eq!(outcome, Outcome::Unchanged { kept: Vec::new() }, "{what}");
             }
-            false => assert!(matches!(outcome, Outcome::Applied { .. }), "{what}: {outcome:?}"),
+            None => assert!(matches!(outcome, Outcome::Applied { .. }), "{what}: {outcome:?}"),
         }
         if let Some(number) = removed {
             for mut reading in readings.remove(&number).unwrap() {
