@@ -1,4 +1,5 @@
-//! Measures hawking's fan-out beside its limit and its peers: `docs/performance.md` says how and what came out.
+//! Measures hawking's fan-out beside its limit and its peers, and writes what came out to `performance.md` in the folder of
+//! `--docs`.
 //!
 //! # Layout
 //!
@@ -151,16 +152,13 @@ impl Options {
             results::save(&results_file, &all)?;
             page::write(&self.docs, &all)
         };
-        let wanted = |case: &Case| {
-            let row = rows.is_empty() || case.rows.iter().any(|row| rows.contains(row));
-            row && self.case.as_ref().is_none_or(|name| name == case.name)
-        };
-        let cases: Vec<Case> = case::all().into_iter().filter(wanted).collect();
+        let wanted = |case: &Case| rows.is_empty() || case.rows.iter().any(|row| rows.contains(row));
+        let cases = self.choose(case::all().into_iter().filter(wanted), &modes);
         let single_events = self.case.is_none() && (rows.is_empty() || rows.contains(&9));
         if cases.is_empty() && !single_events {
-            bail!("no case belongs to the rows {rows:?}");
+            bail!("{} among the rows {rows:?}", self.no_case(&modes));
         }
-        for case in cases.into_iter().filter(|case| case.modes.iter().any(|mode| modes.contains(mode))) {
+        for case in cases {
             let rounds = Rounds::run(&lab, case, &modes, self.rounds)?;
             rounds.print();
             keep(rounds.rows())?;
@@ -173,15 +171,34 @@ impl Options {
 
     fn smoke(&self) -> Result<()> {
         let (programs, modes) = self.who()?;
-        let named = |case: &Case| self.case.as_ref().is_none_or(|name| name == case.name);
-        let takes_part = |case: &Case| case.modes.iter().any(|mode| modes.contains(mode));
-        for case in case::smoke().into_iter().filter(|case| named(case) && takes_part(case)) {
+        let cases = self.choose(case::smoke(), &modes);
+        if cases.is_empty() {
+            bail!(self.no_case(&modes));
+        }
+        for case in cases {
             let (warm_up, ingest) = (Duration::from_millis(100), case.name == "paced");
             let lab = Laboratory { programs: &programs, seconds: self.seconds, warm_up, ingest };
             Rounds::run(&lab, case, &modes, 1)?.print();
         }
-        micro::run(1)?;
+        if self.case.is_none() {
+            micro::run(1)?;
+        }
         Ok(())
+    }
+
+    /// Those of the cases that are asked for and that one of the modes takes part in.
+    fn choose(&self, cases: impl IntoIterator<Item = Case>, modes: &[Mode]) -> Vec<Case> {
+        let is_asked_for = |case: &Case| {
+            let named = self.case.as_ref().is_none_or(|name| name == case.name);
+            named && case.modes.iter().any(|mode| modes.contains(mode))
+        };
+        cases.into_iter().filter(is_asked_for).collect()
+    }
+
+    fn no_case(&self, modes: &[Mode]) -> String {
+        let named = self.case.as_ref().map_or(String::new(), |name| format!(" {name:?}"));
+        let modes: Vec<String> = modes.iter().map(Mode::to_string).collect();
+        format!("there is no case{named} for {}", modes.join(", "))
     }
 
     /// The programs, and the modes that they allow.

@@ -15,7 +15,7 @@ use crate::{
         tally::Tally,
         tcp::Tcp,
     },
-    source::frames::{ACCOUNT, BINDING},
+    source::frames::{ACCOUNT, BINDING, NAMES},
 };
 
 /// Who is measured.
@@ -75,6 +75,13 @@ impl Topology {
         parts.into_iter().map(wire).collect()
     }
 
+    /// Whether a stream takes what comes: neither its credit nor its connection is held back.
+    pub fn is_healthy(&self, stream: usize) -> bool {
+        let parts = self.parts();
+        let healthy = &parts[..parts.len() - self.deaf];
+        healthy.iter().any(|(first, count)| (*first..first + count - self.stalled).contains(&stream))
+    }
+
     /// The same, but all take what comes.
     pub fn without_stalls(self) -> Self {
         Self { stalled: 0, deaf: 0, ..self }
@@ -96,9 +103,10 @@ impl Topology {
 
     fn request(&self, stream: usize) -> SubscribeRequest {
         let filter = self.distinct.then(|| {
-            // All events still pass, or nearly: the second name is only there to make the view another one.
-            let names = ["CHANNEL_CREATE".to_owned(), format!("NO-SUCH-EVENT-{stream}")];
-            EventFilter { names: names.into(), ..EventFilter::default() }
+            // All events still pass: the last name is only there to make the view another one.
+            let mut names = NAMES.map(str::to_owned).to_vec();
+            names.push(format!("NO-SUCH-EVENT-{stream}"));
+            EventFilter { names, ..EventFilter::default() }
         });
         SubscribeRequest {
             account_id: ACCOUNT.to_owned(),
@@ -107,5 +115,25 @@ impl Topology {
             client_name: "bench".to_owned(),
             ..SubscribeRequest::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_stalls_is_at_the_end_of_its_connection_and_who_is_deaf_at_the_end_of_all() {
+        let topology = Topology {
+            streams: 12,
+            connections: 4,
+            windows: Windows::TONIC,
+            distinct: false,
+            stalled: 2,
+            deaf: 2,
+        };
+        let healthy: Vec<_> = (0..12).filter(|stream| topology.is_healthy(*stream)).collect();
+        assert_eq!(healthy, [0, 1, 2, 5, 6, 7]);
+        assert!((0..12).all(|stream| topology.without_stalls().is_healthy(stream)));
     }
 }

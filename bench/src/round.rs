@@ -111,6 +111,37 @@ impl Bench {
         }
         Ok(self.client.tally.events - before)
     }
+
+    /// Waits until so many deliveries have come in all, as long as any come.
+    fn until_came(&mut self, deliveries: u64) -> Result<()> {
+        let mut progress = Instant::now();
+        while self.client.tally.events < deliveries {
+            if self.flow(Duration::from_millis(20))? > 0 {
+                progress = Instant::now();
+            } else if progress.elapsed() > PROGRESS_WITHIN {
+                bail!("{} deliveries of {deliveries} came", self.client.tally.events);
+            }
+        }
+        Ok(())
+    }
+
+    /// No gap was told, and no stream and no connection has ended.
+    fn is_whole(&self) -> Result<()> {
+        let tally = &self.client.tally;
+        ensure!(tally.gaps == 0, "{} gaps", tally.gaps);
+        ensure!(tally.ends.is_empty(), "{} streams have ended: {:?} ...", tally.ends.len(), tally.ends[0]);
+        ensure!(self.client.ended() == 0, "{} connections have ended", self.client.ended());
+        Ok(())
+    }
+
+    /// Each of these streams has got all that was sent.
+    fn all_came_on(&self, mut streams: impl Iterator<Item = usize>, sent: u64) -> Result<()> {
+        streams.try_for_each(|stream| {
+            let came = self.client.tally.of_stream(stream);
+            ensure!(came == sent, "{came} events of {sent} came on stream {stream}");
+            Ok(())
+        })
+    }
 }
 
 /// The memory once it has stopped moving.
@@ -122,18 +153,13 @@ fn settled_rss(accounts: Accounts) -> Result<u64> {
 /// A round that is not timed: the order and the content of all events on all streams are checked.
 pub fn check(lab: &Laboratory<'_>, case: &Case, mode: Mode) -> Result<()> {
     let placement = Placement::new(case.pinned)?;
-    let topology = Topology { distinct: false, ..case.topology }.without_stalls();
+    let topology = case.topology.without_stalls();
     let tally = topology.checking_tally(mode);
     let (mut bench, _) = Bench::start(lab, case, mode, &topology, tally, &placement)?;
     let speed = Speed::Closed { ahead: 64 };
     bench.remote.start(Order { speed, burst: case.burst, count: CHECKED_EVENTS })?;
     let all = CHECKED_EVENTS * bench.streams;
-    while bench.client.tally.events < all {
-        let came = bench.flow(Duration::from_millis(20))?;
-        if came == 0 && bench.flow(PROGRESS_WITHIN)? == 0 {
-            bail!("{} deliveries of {all} came", bench.client.tally.events);
-        }
-    }
+    bench.until_came(all)?;
     let sent = bench.remote.stop()?.events;
     // Should there be one too many, it comes now.
     bench.client.run_for(Duration::from_millis(100))?;
@@ -197,16 +223,10 @@ fn flowing(lab: &Laboratory<'_>, case: &Case, mode: Mode, placement: &Placement)
         }
     }
     // Why something is missing comes before that it is.
-    let tally = &bench.client.tally;
     ensure!(deliveries > 0, "nothing was delivered");
-    ensure!(tally.gaps == 0, "{} gaps", tally.gaps);
-    ensure!(tally.ends.is_empty(), "{} streams have ended: {:?} ...", tally.ends.len(), tally.ends[0]);
-    ensure!(bench.client.ended() == 0, "{} connections have ended", bench.client.ended());
+    bench.is_whole()?;
     if case.subject == Subject::Endurance {
-        for stream in 0..case.topology.streams {
-            let came = tally.of_stream(stream);
-            ensure!(came == sent, "{came} events of {sent} came on stream {stream}");
-        }
+        bench.all_came_on(0..case.topology.streams, sent)?;
     }
 
     let latencies = bench.client.tally.latencies();
@@ -226,10 +246,18 @@ fn memory(lab: &Laboratory<'_>, case: &Case, mode: Mode, placement: &Placement) 
     let tally = Tally::counting(case.topology.streams);
     let (mut bench, before) = Bench::start(lab, case, mode, &case.topology, tally, placement)?;
     bench.remote.start(Order { speed: case.speed, burst: case.burst, count: 0 })?;
-    let deliveries = bench.flow(case.measuring_time(lab.seconds))?;
-    bench.remote.stop()?;
+    bench.flow(case.measuring_time(lab.seconds))?;
+    let sent = bench.remote.stop()?.events;
+    bench.until_came(sent * bench.streams)?;
     bench.client.run_for(Duration::from_secs(1))?;
-    ensure!(deliveries > 0, "nothing was delivered");
+    // What each stream costs is asked of streams that were all in use.
+    bench.is_whole()?;
+    ensure!(sent > 0, "nothing was sent");
+    let came = bench.client.tally.events;
+    ensure!(came == sent * bench.streams, "{came} deliveries of {sent} events to {} streams", bench.streams);
+    if mode != Mode::Tcp {
+        bench.all_came_on(0..case.topology.streams, sent)?;
+    }
     let after = settled_rss(bench.running.accounts())?;
     Ok(Measurement {
         congestion: bench.running.congestion.clone(),
@@ -238,7 +266,7 @@ fn memory(lab: &Laboratory<'_>, case: &Case, mode: Mode, placement: &Placement) 
     })
 }
 
-/// Half of the streams take nothing, unless nobody is to stall.
+/// Half of the streams take nothing, unless nobody is to stall. The others miss nothing for it.
 fn stalled(lab: &Laboratory<'_>, case: &Case, stall: Stall, placement: &Placement) -> Result<Measurement> {
     let tally = Tally::counting(case.topology.streams);
     let (mut bench, before) = Bench::start(lab, case, Mode::Hawking, &case.topology, tally, placement)?;
@@ -250,11 +278,39 @@ fn stalled(lab: &Laboratory<'_>, case: &Case, stall: Stall, placement: &Placemen
     let first = bench.running.accounts().rss_kib()?;
     bench.flow(case.measuring_time(lab.seconds))?;
     let most = bench.running.accounts().rss_kib()?.max(first);
-    bench.remote.stop()?;
+    let sent = bench.remote.stop()?.events;
     let latencies = bench.client.tally.latencies();
+    let (healthy, standing_still): (Vec<_>, Vec<_>) =
+        (0..case.topology.streams).partition(|stream| case.topology.is_healthy(*stream));
+    let of_all =
+        |streams: &[usize], tally: &Tally| streams.iter().map(|stream| tally.of_stream(*stream)).sum::<u64>();
+    let end = Instant::now() + PROGRESS_WITHIN;
+    while of_all(&healthy, &bench.client.tally) < sent * healthy.len() as u64 && Instant::now() < end {
+        bench.client.turn(Duration::from_millis(20))?;
+    }
+    ensure!(sent > 0, "nothing was sent");
+    bench.all_came_on(healthy.iter().copied(), sent)?;
+    for stream in &standing_still {
+        let came = bench.client.tally.of_stream(*stream);
+        ensure!(came < sent, "all {sent} events came on stream {stream}, which was to stand still");
+    }
+    if stall == Stall::Nowhere {
+        bench.is_whole()?;
+    }
     // Those that did not listen hear now how it ended.
     bench.client.listen_again();
     bench.client.run_for(Duration::from_millis(500))?;
+    // Who stands still is ended, not skipped over; and nobody else is.
+    let tally = &bench.client.tally;
+    ensure!(tally.gaps == 0, "{} gaps", tally.gaps);
+    if let Some((stream, end)) = tally.ends.iter().find(|(stream, _)| healthy.contains(stream)) {
+        bail!("stream {stream} has ended, which takes what comes: {end:?}");
+    }
+    ensure!(
+        stall == Stall::Separate || bench.client.ended() == 0,
+        "{} connections have ended",
+        bench.client.ended()
+    );
     let standing = if stall == Stall::Nowhere { bench.streams } else { bench.streams / 2 };
     let log_kib = SMALL_LOG as u64 / 1024;
     Ok(Measurement {

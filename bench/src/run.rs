@@ -26,8 +26,7 @@ impl Rounds {
     pub fn run(lab: &Laboratory<'_>, case: Case, modes: &[Mode], rounds: usize) -> Result<Self> {
         let modes: Vec<Mode> = case.modes.iter().copied().filter(|mode| modes.contains(mode)).collect();
         eprintln!("{}", case.describe());
-        let checked = !matches!(case.subject, Subject::Memory | Subject::Stalled(_));
-        for mode in modes.iter().filter(|_| checked) {
+        for mode in &modes {
             check(lab, &case, *mode).with_context(|| format!("{}, {mode}: the checked round", case.name))?;
         }
         let mut by_mode: BTreeMap<Mode, Vec<Measurement>> = BTreeMap::new();

@@ -12,7 +12,8 @@ pub const SENT_MARK: &[u8] = br#""sent_ns":""#;
 /// The digits of a time of sending and of a sequence. Fixed, so that all frames of one template have one length.
 pub const DIGITS: usize = 20;
 
-const NAMES: [&str; 4] = ["CHANNEL_CREATE", "CHANNEL_ANSWER", "CHANNEL_BRIDGE", "CHANNEL_DESTROY"];
+/// The events of a call, which take turns.
+pub const NAMES: [&str; 4] = ["CHANNEL_CREATE", "CHANNEL_ANSWER", "CHANNEL_BRIDGE", "CHANNEL_DESTROY"];
 const CALLS: usize = 16;
 
 /// Frames as blackhole makes them of call events, each with its own `msg_id`: the sequence, from 1.
