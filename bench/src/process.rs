@@ -231,6 +231,11 @@ always_on = ["{BINDING}"]
 listen = "{listen}"
 {congestion}
 {tls}
+# As shipped, but beside any other that runs on this machine.
+[admin]
+grpc_listen = "127.0.0.1:0"
+http_listen = "127.0.0.1:0"
+
 [telemetry]
 log_filter = "warn"
 "#,
@@ -261,6 +266,8 @@ mod tests {
         fs::write(&path, hawking_config(&setup, &addresses, address)).unwrap();
         let config = hawking::config::Config::load(Some(&path), []).unwrap();
         assert_eq!(config.grpc.listen, address);
+        assert_eq!(config.admin.grpc_listen.port(), 0);
+        assert_eq!(config.admin.http_listen.map(|address| address.port()), Some(0));
         assert_eq!(config.hub.log_bytes, 4 << 20);
         assert_eq!(config.grpc.tcp_congestion.as_deref(), Some("bbr"));
         hawking::grpc::check_tls(&config.grpc.tls).unwrap();
