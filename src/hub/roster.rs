@@ -408,6 +408,13 @@ impl Hub {
         self.roster.lock().descendants.get(id).map(|descendant| descendant.facts.clone())
     }
 
+    /// Whose session serves an account: its own, or that of an account above it. `None` for one that is not served here.
+    pub fn served_by(&self, id: &AccountId) -> Option<AccountId> {
+        // A descendant is among the accounts only once somebody has asked for its events.
+        let account = self.get(id).map(|account| account.served_by());
+        account.or_else(|| self.roster.lock().descendants.get(id).map(|descendant| descendant.served_by))
+    }
+
     /// All accounts that can be asked for, in order of their ids.
     pub fn listed(&self) -> Vec<Listed> {
         let accounts: BTreeMap<_, _> =

@@ -65,8 +65,7 @@ impl Admin {
         if let Some(steering) = self.accounts.steering(&id) {
             return Ok((id, steering));
         }
-        let served_by = self.hub.get(&id).map(|account| account.served_by());
-        Err(match served_by {
+        Err(match self.hub.served_by(&id) {
             Some(served_by) => status::served_by_another(id.as_str(), served_by.as_str()),
             None => status::account_not_configured(id.as_str()),
         })

@@ -426,6 +426,17 @@ async fn who_has_no_session_cannot_be_steered() {
     // Below the configured one.
     let below = "account0000000000000000000000004";
     let mut client = whole.client().await;
+    // It is served as soon as Crossbar has told of it, also before anybody asks for its events.
+    eventually("it is listed", async || {
+        let listed = client.clone().list_accounts(proto::ListAccountsRequest::default()).await.unwrap();
+        listed.into_inner().accounts.iter().any(|account| account.account_id == below)
+    })
+    .await;
+    let rotate = proto::RotateUpstreamRequest { account_id: below.into() };
+    let status = admin.rotate_upstream(rotate).await.unwrap_err();
+    assert_eq!((status.code(), &*reason(&status)), (Code::NotFound, "ACCOUNT_NOT_CONFIGURED"));
+    assert!(status.message().contains(ACCOUNT), "who has the session is told: {}", status.message());
+
     let child = proto::SubscribeRequest { account_id: below.into(), ..request(&["call.*.*"]) };
     let mut consumer = Consumer::begin(&mut client, child).await.unwrap();
     consumer.confirmed().await;
