@@ -111,7 +111,7 @@ impl Writer {
             (None, Some(example), _) => {
                 self.comment(&[&format!("Not set. For example: {key} = {example}")]);
             }
-            (None, None, _) => self.comment(&["Not set."]),
+            (None, None, _) => self.comment(&[&format!("Not set: {key}.")]),
         }
         self.defaults.entry(path).or_insert(shown);
     }

@@ -91,3 +91,18 @@ fn what_is_in_force_can_be_loaded_again() {
     assert_eq!(password(&again), "***");
     assert_eq!((&again.grpc, &again.upstream), (&config.grpc, &config.upstream));
 }
+
+/// Also where there is neither a value nor an example: the paragraph says what it is about.
+#[test]
+fn every_setting_is_shown_with_its_name() {
+    let in_force = toml(&account(&format!("api_key = \"{SECRET}\""))).unwrap().redacted_toml();
+    for (text, names) in [
+        (&reference(), &["max_stream_age"][..]),
+        (&in_force, &["max_stream_age", "password", "credentials_hash"]),
+    ] {
+        for name in names {
+            assert!(text.contains(&format!("# Not set: {name}.\n")), "{name}: {text}");
+        }
+        assert!(!text.contains("# Not set.\n"), "{text}");
+    }
+}
