@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use clap::Args;
@@ -77,17 +77,22 @@ pub(super) fn print(arguments: PrintArguments) -> Result<(), Failure> {
 
 /// Reads a configuration that something is to be run with.
 fn load(path: Option<PathBuf>) -> Result<Config, Failure> {
-    to_run_with(Config::load(path.as_deref(), config::environment()))
+    to_run_with(Config::load(path.as_deref(), config::environment()), path.as_deref())
 }
 
-/// What was read, if something can be run with it.
-pub(super) fn to_run_with(config: Result<Config, ConfigErrors>) -> Result<Config, Failure> {
+/// What was read, if something can be run with it; `path` is that of the file, where one was given.
+pub(super) fn to_run_with(
+    config: Result<Config, ConfigErrors>,
+    path: Option<&Path>,
+) -> Result<Config, Failure> {
     let config = config.map_err(Failure::usage)?;
     if config.accounts.is_empty() {
-        return Err(Failure::usage(
-            "no account is configured, so there would be nothing to serve: give --config FILE; \
-             `hawking print-config` shows how to write one",
-        ));
+        let none = "no account is configured, so there would be nothing to serve";
+        let how = "`hawking print-config` shows how to write one";
+        return Err(Failure::usage(match path {
+            Some(path) => format!("{}: {none}: add a section [[accounts]]; {how}", path.display()),
+            None => format!("{none}: give --config FILE; {how}"),
+        }));
     }
     grpc::check_tls(&config.grpc.tls).map_err(Failure::usage)?;
     Ok(config)

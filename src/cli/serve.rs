@@ -58,8 +58,8 @@ pub(super) struct Arguments {
 
 /// Runs the command.
 pub(super) async fn command(arguments: Arguments) -> Result<(), Failure> {
-    let (mut watch, config) = Watch::load(arguments.config);
-    let config = check_config::to_run_with(config)?;
+    let (mut watch, config) = Watch::load(arguments.config.clone());
+    let config = check_config::to_run_with(config, arguments.config.as_deref())?;
     let logging = telemetry::logging::init(&config.telemetry).map_err(Failure::usage)?;
     // Where logs are collected as JSON, the lines of the default hook would be lost.
     std::panic::set_hook(Box::new(|panic| {

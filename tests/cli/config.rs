@@ -44,6 +44,22 @@ fn a_valid_file_is_valid() {
     }
 }
 
+/// Such as what `print-config` prints, before anything in it was filled in.
+#[test]
+fn a_file_without_an_account_is_told_what_it_needs() {
+    let (code, reference, _) = run(&mut hawking(["print-config"]));
+    assert_eq!(code, 0);
+    for command in ["check-config", "serve"] {
+        let (code, _, stderr) = File::new("hawking.toml", &reference).run(command);
+        assert_eq!(code, 2);
+        assert!(stderr.contains("hawking.toml") && stderr.contains("[[accounts]]"), "{stderr}");
+        assert!(!stderr.contains("--config FILE"), "it was given: {stderr}");
+        let (code, _, stderr) = run(&mut hawking([command]));
+        assert_eq!(code, 2);
+        assert!(stderr.contains("--config FILE"), "{stderr}");
+    }
+}
+
 #[test]
 fn variables_alone_are_enough() {
     let mut command = hawking(["check-config"]);
