@@ -7,12 +7,15 @@
 //! - [`Advice`] is what the contract says of each status.
 //! - [`CursorFile`] keeps the [`Position`] over restarts.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    error::Error as _,
+    time::{Duration, SystemTime},
+};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use rand::RngExt;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
-use tonic::{Status, Streaming, transport::Endpoint};
+use tonic::{Code, Status, Streaming, transport::Endpoint};
 use tonic_types::StatusExt;
 
 use crate::proto::{
@@ -300,8 +303,27 @@ async fn open(endpoint: Endpoint, request: SubscribeRequest) -> Result<Streaming
     })?;
     let mut client = EventServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
     let opened = timeout(OPEN_TIMEOUT, client.subscribe(request)).await;
-    let response = opened.map_err(|_| Status::unavailable("the server does not answer"))??;
-    Ok(response.into_inner())
+    let opened = opened.map_err(|_| Status::unavailable("the server does not answer"))?;
+    Ok(opened.map_err(|status| not_served(&endpoint, status))?.into_inner())
+}
+
+/// Where what answers may be no gateway, or another of its listeners, the status says so: `transport error` tells nobody.
+fn not_served(endpoint: &Endpoint, status: Status) -> Status {
+    let uri = endpoint.uri();
+    if let Some(cause) = status.source() {
+        // No server's words. A connection that broke meanwhile ends up here too.
+        let cause = innermost(cause);
+        let what =
+            format!("no answer from {uri}: {cause} (is it a gateway's listener for consumers, without TLS?)");
+        Status::new(status.code(), what)
+    } else if status.code() == Code::Unimplemented && status.message().is_empty() {
+        let what = format!(
+            "{uri} is no gateway's listener for consumers: operators have another, and so have probes"
+        );
+        Status::new(status.code(), what)
+    } else {
+        status
+    }
 }
 
 /// A status in words for people: its message, the machine's reason, and the fields that it complains about, each on a line

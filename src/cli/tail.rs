@@ -71,10 +71,10 @@ Examples:
 Exit codes:
   0  --count or --for was reached, or Ctrl-C, SIGTERM or a closed pipe ended it
   1  the server refuses to serve, or --for was over before --count was reached,
-     or the cursor file cannot be written
+     or the cursor file cannot be written any more
   2  the command line is wrong, or the server says that the request is: an
-     unknown account, a malformed binding; or the cursor file is none, or is
-     that of another account
+     unknown account, a malformed binding; or the cursor file cannot be read or
+     written to begin with, is none, or is that of another account
   3  with --on-miss fail: the server no longer has what came after the cursor";
 
 /// Print the events of a running gateway
@@ -230,6 +230,7 @@ async fn follow(
             biased;
             _ = signals.next() => return Ok(Ended::Here),
             () = &mut over => return match remaining {
+                Some(1) => Err(Failure::runtime("the time is over, 1 event is missing")),
                 Some(missing) => Err(Failure::runtime(format_args!("the time is over, {missing} events are missing"))),
                 None => Ok(Ended::Here),
             },

@@ -176,7 +176,7 @@ fn filters_narrow_and_bounds_stop() {
     assert_eq!(run(&mut place.tail(&none)).0, 0);
     let (code, _, stderr) = run(place.tail(&none).args(["--count", "1"]));
     assert_eq!(code, 1);
-    assert!(stderr.contains("1 events are missing"), "{stderr}");
+    assert!(stderr.contains("1 event is missing"), "{stderr}");
 }
 
 #[test]
@@ -204,6 +204,28 @@ fn a_server_that_is_not_there_is_waited_for() {
     let _serve = place.serve();
     tail.stdout_line("CHANNEL_");
     assert_eq!(tail.end().0, Some(0));
+}
+
+/// The other listeners of a gateway, and what is none.
+#[test]
+fn what_is_no_gateway_is_told_apart_from_one_that_is_away() {
+    let place = Place::new();
+    let mut serve = Running::start(hawking(["serve", "--config"]).arg(&place.config));
+    let mut address = |line: &str| serve.stderr_line(line).rsplit_once("address=").unwrap().1.to_owned();
+    let operators = address("serving AdminService");
+    let pages = address("serving admin HTTP");
+    let tail = |server: &str| {
+        let mut command = hawking(["tail", "--account", ACCOUNT, "--server", server, "call.*.*"]);
+        Running::start(&mut command)
+    };
+
+    let (code, _, stderr) = tail(&operators).end();
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains(&operators) && stderr.contains("operators have another"), "{stderr}");
+
+    let said = tail(&pages).stderr_line("trying again");
+    assert!(said.contains(&pages) && said.contains("is it a gateway's listener for consumers"), "{said}");
+    assert!(!said.contains("transport error"), "{said}");
 }
 
 #[test]
