@@ -44,19 +44,34 @@ Examples:
   hawking sim --flavour k5             as Kazoo 5 behaves
   hawking sim --control 127.0.0.1:0    a free port, printed
 
-The control API, on the control address; each verb is a POST of JSON:
+The control API, on the control address; each verb is a POST of JSON, as in
+  curl -X POST 127.0.0.1:5580/delay -d '{\"ms\": 200}'
+
   /publish   make an event: {\"api\": \"call_event\", \"event\": {..}} with the AMQP
              payload; also conference_event, fax_status, doc_update,
              presence_update, presence_dialog, presence_mwi_update
-  /cut       drop TCP connections without a close frame
-  /month     turn the month
+  /sessions  who is connected, with the numbers that \"connection\" takes
+  /cut       drop TCP connections without a close frame: \"connection\"; none: all
+  /month     turn the month: \"year\", \"month\"; none: back to today
   /app       {\"action\": \"restart_listener_srv\"}: go deaf in silence
-  /sessions  who is connected
 
-Things go wrong on demand, until /heal:
-  /close  /freeze  /thaw  /delay  /reorder  /duplicate  /drop_replies
-  /bind_late  /restart_listener  /broker_outage  /unsubscribe  /refuse_tokens
-  /token_life  /refuse_upgrades  /blackhole_door  /crossbar_door  /crossbar
+Things go wrong on demand, until /heal; what each takes:
+  /close             \"code\", \"connection\"; none: all, with 1000
+  /freeze, /thaw     \"connection\"; none: all
+  /delay             \"ms\", \"jitter_ms\"
+  /reorder           \"probability\" (0 to 1), \"ms\"
+  /duplicate         \"probability\"
+  /drop_replies      \"every\" (1: all) or \"probability\"
+  /bind_late         \"ms\"
+  /restart_listener  \"node\"; none: all
+  /broker_outage     \"seconds\"; none: until healed
+  /unsubscribe       \"account_id\", \"binding\"
+  /refuse_tokens     \"on\": true
+  /token_life        \"seconds\"
+  /refuse_upgrades   \"status\", such as 429
+  /blackhole_door, /crossbar_door
+                     \"door\": \"open\", \"closed\", \"resets\" or \"hangs\"
+  /crossbar          \"path\", \"delay_ms\", \"status\", \"hangs\": true
 
 Exit codes:
   0  ended by Ctrl-C, SIGTERM or --for
@@ -76,7 +91,7 @@ pub(super) struct Arguments {
     /// Where the control API listens
     #[arg(long, value_name = "ADDRESS", default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, 5580)))]
     control: SocketAddr,
-    /// Which Kazoo it is: k4, 4.3 or k5
+    /// Which Kazoo it is: k4 (Kazoo 4, its master branch), 4.3 (Kazoo 4, the release branch) or k5 (Kazoo 5)
     #[arg(long, value_name = "FLAVOUR", default_value = "k4", value_parser = parse_flavour)]
     flavour: Flavour,
     /// New calls a second, over all accounts; 0 for no traffic
