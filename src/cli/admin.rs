@@ -1,6 +1,7 @@
 //! `hawking admin`: what an operator sees of a running gateway, and does to it. A client of `AdminService`.
 
 use std::{
+    error::Error as _,
     io::{self, Write},
     time::{Duration, SystemTime},
 };
@@ -149,10 +150,15 @@ pub(super) async fn command(arguments: Arguments) -> Result<(), Failure> {
         }
     };
     terminal::ignore_closed_pipe(io::stdout().write_all(text.as_bytes())).map_err(Failure::runtime)?;
-    match arguments.verb {
-        Verb::Drain { wait: Some(wait), .. } => gateway.wait_until_drained(wait).await,
-        _ => Ok(()),
+    if let Verb::Drain { wait: Some(wait), .. } = arguments.verb {
+        gateway.wait_until_drained(wait).await?;
+        if !arguments.json {
+            let over = "The drain is over: no consumer is connected, and none is let in any more.\n";
+            terminal::ignore_closed_pipe(io::stdout().write_all(over.as_bytes()))
+                .map_err(Failure::runtime)?;
+        }
     }
+    Ok(())
 }
 
 /// What came back.
@@ -270,12 +276,16 @@ impl Gateway {
 
 fn failure(status: Status) -> Failure {
     let what = client::describe(&status);
+    let elsewhere =
+        |what| Failure::Runtime(format!("{what} (is this the admin listener? consumers have another)"));
     match status.code() {
         Code::InvalidArgument | Code::NotFound => Failure::Usage(what),
-        Code::Unimplemented => {
-            Failure::Runtime(format!("{what} (is this the admin listener? consumers have another)"))
-        }
-        _ => Failure::Runtime(what),
+        Code::Unimplemented => elsewhere(what),
+        _ => match status.source() {
+            // No answer of a server's: what is there may speak something else.
+            Some(cause) => elsewhere(client::innermost(cause)),
+            None => Failure::Runtime(what),
+        },
     }
 }
 

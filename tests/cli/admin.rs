@@ -21,6 +21,8 @@ struct Demo {
     running: Running,
     public: String,
     admin: String,
+    /// Where probes and scrapers ask.
+    pages: String,
 }
 
 impl Demo {
@@ -30,8 +32,9 @@ impl Demo {
         let last_word = |line: String| line.split_whitespace().last().unwrap().to_owned();
         let public = last_word(running.stdout_line("hawking, gRPC"));
         let admin = last_word(running.stdout_line("for operators"));
+        let pages = last_word(running.stdout_line("metrics")).trim_end_matches("/metrics").to_owned();
         running.stdout_line("CHANNEL_CREATE");
-        Self { running, public, admin }
+        Self { running, public, admin, pages }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -175,7 +178,11 @@ fn a_session_is_opened_anew() {
 fn a_drain_can_be_waited_for() {
     let mut demo = Demo::start();
     let said = demo.admin(&["drain", "--deadline", "10s", "--wait", "20s"]);
-    assert_eq!(said, "The gateway drains: it is not ready any more, and its streams end.\n");
+    assert_eq!(
+        said,
+        "The gateway drains: it is not ready any more, and its streams end.\n\
+         The drain is over: no consumer is connected, and none is let in any more.\n"
+    );
     let info = demo.admin(&["info"]);
     assert!(info.contains("  drained, up for ") && info.contains("0 streams open"), "{info}");
     assert!(demo.admin(&["ended"]).contains("  drained  "));
@@ -229,9 +236,11 @@ fn what_does_not_answer_is_told_with_what_to_do() {
     assert!(stderr.contains("--admin-address"), "{stderr}");
 
     let demo = Demo::start();
-    let (code, _, stderr) = run(&mut hawking(["admin", "info", "--admin-address", &demo.public]));
-    assert_eq!(code, 1);
-    assert!(stderr.contains("is this the admin listener?"), "{stderr}");
+    for elsewhere in [&demo.public, &demo.pages] {
+        let (code, _, stderr) = run(&mut hawking(["admin", "info", "--admin-address", elsewhere]));
+        assert_eq!(code, 1);
+        assert!(stderr.contains("is this the admin listener?"), "{stderr}");
+    }
 }
 
 #[test]
