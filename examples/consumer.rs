@@ -5,8 +5,9 @@
 //! ```
 //!
 //! `hawking::client` does what the contract of `hawking.v1` asks of a consumer; what is left is to handle what comes, and to
-//! store the position *afterwards*. To copy it into a service: put your own work into `handle` and `missed`. An event may
-//! come twice (after a crash of yours, or from another gateway), so `handle` has to bear that. docs/consuming.md says why.
+//! store the position *afterwards*. To copy it into a service: depend on `hawking` by path or git, as it is on no registry,
+//! and put your own work into `handle` and `missed`. An event may come twice (after a crash of yours, or from another
+//! gateway), so `handle` has to bear that. docs/consuming.md says why.
 
 use std::time::Duration;
 

@@ -1,12 +1,13 @@
 #!/usr/bin/env node
 // Follows the events of a Kazoo account through hawking for ever, and says where some may be missing.
 //
+//     cd examples/node
 //     npm ci --ignore-scripts
 //     node consumer.js 127.0.0.1:50051 ACCOUNT_ID calls.cursor 'call.*.*'
 //
-// To copy it: put your own work into `handle` and `missed`. Everything else is what the contract of `hawking.v1` asks of a
-// consumer; docs/consuming.md says why. An event may come twice (after a crash of yours, or from another gateway), so
-// `handle` has to bear that.
+// To copy it: take the folder proto along (`--protos FOLDER`), and put your own work into `handle` and `missed`. Everything
+// else is what the contract of `hawking.v1` asks of a consumer; docs/consuming.md says why. An event may come twice (after a
+// crash of yours, or from another gateway), so `handle` has to bear that.
 
 import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -259,18 +260,26 @@ function note(words) {
   console.error('#', words);
 }
 
-const { values, positionals } = parseArgs({
-  allowPositionals: true,
-  options: {
-    heartbeat: { type: 'string', default: '10' }, // seconds
-    protos: { type: 'string', default: fileURLToPath(new URL('../../proto', import.meta.url)) },
-  },
-});
-const [server, account, cursorFile, ...bindings] = positionals;
-if (!cursorFile) {
-  console.error('usage: node consumer.js HOST:PORT ACCOUNT_ID CURSOR_FILE [BINDING...]');
+function usage() {
+  console.error('usage: node consumer.js [--heartbeat SECONDS] [--protos FOLDER] HOST:PORT ACCOUNT_ID CURSOR_FILE [BINDING...]');
   process.exit(2);
 }
+
+let parsed;
+try {
+  parsed = parseArgs({
+    allowPositionals: true,
+    options: {
+      heartbeat: { type: 'string', default: '10' },
+      protos: { type: 'string', default: fileURLToPath(new URL('../../proto', import.meta.url)) },
+    },
+  });
+} catch {
+  usage();
+}
+const { values, positionals } = parsed;
+const [server, account, cursorFile, ...bindings] = positionals;
+if (!cursorFile) usage();
 for (const signal of ['SIGINT', 'SIGTERM']) {
   process.once(signal, () => {
     end.abort();

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Follows the events of a Kazoo account through hawking for ever, and says where some may be missing. Python 3.11 or newer.
 
+    cd examples/python
     pip install --require-hashes -r requirements.txt
     python -m grpc_tools.protoc -I ../../proto --python_out=. --grpc_python_out=. ../../proto/hawking/v1/*.proto
     python consumer.py 127.0.0.1:50051 ACCOUNT_ID calls.cursor 'call.*.*'
