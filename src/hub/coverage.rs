@@ -333,6 +333,9 @@ impl Coverage {
         });
         held.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
         wanted.sort_unstable();
+        // Kept by each subscription: room to grow would be most of what it takes.
+        held.shrink_to_fit();
+        wanted.shrink_to_fit();
         Standing { binding: binding.clone(), text, holdings: Holdings { held, wanted } }
     }
 

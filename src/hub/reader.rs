@@ -8,6 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bytes::Bytes;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 use super::{
@@ -230,10 +231,9 @@ impl Subscription {
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
         for _ in 0..STEPS_PER_POLL {
             if let Some(item) = self.queue.pop_front() {
-                if let Item::Events { frames, count, .. } = &item {
-                    self.progress.add(*count, frames.len());
-                }
                 if self.queue.is_empty() {
+                    // Its room, too: there is seldom anything in it.
+                    self.queue = VecDeque::new();
                     self.progress.set(self.passed, self.ordinal);
                 }
                 self.heartbeat.spoke();
@@ -248,11 +248,7 @@ impl Subscription {
                     let frames = batch.frames(&self.projection, account.origin());
                     self.ordinal = Some(ordinal);
                     self.advance(batch.last(), batch.last_time());
-                    self.queue.push_back(Item::Events {
-                        frames,
-                        count: batch.count(),
-                        position: batch.last(),
-                    });
+                    return Poll::Ready(Some(self.events(frames, batch.count())));
                 }
                 Step::Scan { records, through, keep } => {
                     let (frames, count, last) = self.projection.project(&records, account.origin(), keep);
@@ -263,7 +259,7 @@ impl Subscription {
                     // These are the view's events too.
                     self.ordinal = self.ordinal.map(|ordinal| ordinal + u64::from(count));
                     if count > 0 {
-                        self.queue.push_back(Item::Events { frames, count, position: passed });
+                        return Poll::Ready(Some(self.events(frames, count)));
                     }
                 }
                 Step::Control { record } => self.take_in(&record),
@@ -274,7 +270,8 @@ impl Subscription {
                     self.advance(newest, time);
                     self.progress.set(newest, self.ordinal);
                     ready!(self.heartbeat.poll_due(cx));
-                    self.queue.push_back(Item::Heartbeat { position: newest });
+                    self.heartbeat.spoke();
+                    return Poll::Ready(Some(Item::Heartbeat { position: newest }));
                 }
             }
             if self.queue.is_empty() {
@@ -289,6 +286,14 @@ impl Subscription {
     /// The next item, as a future.
     pub async fn next(&mut self) -> Option<Item> {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// Events up to the position that was passed.
+    fn events(&mut self, frames: Bytes, count: u32) -> Item {
+        self.progress.add(count, frames.len());
+        self.progress.set(self.passed, self.ordinal);
+        self.heartbeat.spoke();
+        Item::Events { frames, count, position: self.passed }
     }
 
     fn advance(&mut self, passed: Sequence, time: SystemTime) {
