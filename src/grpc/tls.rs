@@ -36,8 +36,8 @@ const H2: &[u8] = b"h2";
 /// The alert `no_application_protocol`, fatal, as a record before anything is encrypted (RFC 8446, section 5.1; RFC 7301,
 /// section 3.2).
 const NO_APPLICATION_PROTOCOL: [u8; 7] = [21, 3, 3, 0, 2, 2, 120];
-/// So many connections have their keys agreed on and signed at a time (where a client's first words do for that), so that the tasks that read from upstream wait for
-/// no more than that: a signature takes up to a millisecond (RSA, 2048 bits).
+/// So many connections have their keys agreed on and signed at a time (where a client's first words do for that), so that the
+/// tasks that read from upstream wait for no more than that: a signature takes up to a millisecond (RSA, 2048 bits).
 const SIGNING_AT_ONCE: usize = 2;
 /// Unencrypted bytes that are taken at once: all that is gathered for one write, and the overhead of its records.
 const SESSION_BUFFER: usize = 192 << 10;

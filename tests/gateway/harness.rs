@@ -164,14 +164,19 @@ pub async fn channel(addr: SocketAddr) -> Channel {
     soon("connect", endpoint.connect()).await.expect("somebody listens")
 }
 
-/// An upstream that is live and confirms at once.
-async fn confirm_all(account: Arc<hub::Account>) {
-    account.record(Control::Upstream(UpstreamChange {
+/// The upstream is live. All streams are told, also where it was before.
+pub fn live() -> Control {
+    Control::Upstream(UpstreamChange {
         state: UpstreamState::Live,
         flavour: Some(Flavour::K4),
         last_life: Some(SystemTime::now()),
         detail: "fed by hand".into(),
-    }));
+    })
+}
+
+/// An upstream that is live and confirms at once.
+async fn confirm_all(account: Arc<hub::Account>) {
+    account.record(live());
     let mut held = Default::default();
     let mut interest = account.interest();
     loop {
