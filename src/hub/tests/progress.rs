@@ -1,6 +1,7 @@
 //! How far a reader is, as others see it.
 
 use super::*;
+use crate::hub::Sequence;
 
 /// A log that holds more than a view remembers positions of.
 const RECORDS: usize = 6000;
@@ -34,6 +35,27 @@ fn step(subscription: &mut Subscription) -> usize {
         Poll::Ready(Some(Item::Events { count, .. })) => count as usize,
         other => panic!("{other:?}"),
     }
+}
+
+/// What a record says may be several items: a gap, and how the bindings stand. Whoever resumes between them hears all of them
+/// again; behind the last one, none.
+#[tokio::test(start_paused = true)]
+async fn a_record_is_passed_with_the_last_item_of_it() {
+    let bench = Bench::with_always(settings(), &[BOTH]);
+    let before = Sequence(bench.confirm(BOTH));
+    let mut reader = bench.subscribe(&[BOTH]).await;
+    assert!(drain(&mut reader).is_empty());
+    assert_eq!(reader.position().sequence, before);
+
+    let lost = Sequence(bench.lose_all(day()));
+    let mut cx = Context::from_waker(Waker::noop());
+    let gap = reader.poll_next(&mut cx);
+    assert!(matches!(gap, Poll::Ready(Some(Item::Gap(_)))), "{gap:?}");
+    assert_eq!((reader.position().sequence, reader.has_more_to_say()), (before, true));
+    let status = reader.poll_next(&mut cx);
+    assert!(matches!(status, Poll::Ready(Some(Item::Upstream { .. }))), "{status:?}");
+    assert_eq!((reader.position().sequence, reader.has_more_to_say()), (lost, false));
+    assert!(reader.poll_next(&mut cx).is_pending());
 }
 
 #[tokio::test(start_paused = true)]
