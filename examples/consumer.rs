@@ -9,7 +9,10 @@
 //! and put your own work into `handle` and `missed`. An event may come twice (after a crash of yours, or from another
 //! gateway), so `handle` has to bear that. docs/consuming.md says why.
 
-use std::time::Duration;
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
 
 use clap::Parser;
 use hawking::{
@@ -39,19 +42,19 @@ struct Arguments {
     heartbeat: u64,
 }
 
-/// One event. When this returns the event counts as handled: its cursor may be stored.
-fn handle(event: &Event) {
+/// One event. When this returns without an error the event counts as handled: its cursor may be stored.
+fn handle(event: &Event) -> io::Result<()> {
     let cursor = event.cursor.as_ref().map(text_of).unwrap_or_default();
-    println!("event {cursor} {} {}", event.name, event.call_id);
+    writeln!(io::stdout(), "event {cursor} {} {}", event.name, event.call_id)
 }
 
 /// Events of these bindings may be missing. Without an end the gap lasts, and is told again when it is over: then ask Kazoo
 /// how things are now, if you keep a state. What comes meanwhile comes on this stream.
-fn missed(gap: &Gap) {
+fn missed(gap: &Gap) -> io::Result<()> {
     let stamp = |time: Option<prost_types::Timestamp>| time.map(|time| time.to_string()).unwrap_or_default();
     let reason = gap.reason().as_str_name().trim_start_matches("GAP_REASON_");
     let (from, to, bindings) = (stamp(gap.start_time), stamp(gap.end_time), gap.bindings.join(","));
-    println!("gap from={from} to={to} reason={reason} bindings={bindings}");
+    writeln!(io::stdout(), "gap from={from} to={to} reason={reason} bindings={bindings}")
 }
 
 #[tokio::main]
@@ -83,8 +86,8 @@ async fn main() -> anyhow::Result<()> {
         match happening {
             Ok(Happening::Message(message)) => {
                 match &message.kind {
-                    Some(Kind::Event(event)) => handle(event),
-                    Some(Kind::Gap(gap)) => missed(gap),
+                    Some(Kind::Event(event)) => handle(event)?,
+                    Some(Kind::Gap(gap)) => missed(gap)?,
                     Some(Kind::Subscribed(subscribed)) => {
                         let refused = |state| state == BindingState::Refused;
                         for binding in subscribed.bindings.iter().filter(|binding| refused(binding.state())) {

@@ -194,7 +194,8 @@ fn conference(rest: Option<&str>, opt_in: &OptIn) -> Outcome {
         }
         "command" if !opt_in.allows(Kind::ConferenceCommand) => refuse(
             "commands of conferences do not say whose they are, so upstream shows them to every account; they are off \
-             unless the operator turns on `conference.command`. What happens in conferences is `conference.event.*.*`",
+             unless the operator has `conference.command` in `upstream.opt_in`. What happens in conferences is \
+             `conference.event.*.*`",
         ),
         "command" if rest == "*" || rest == "#" => refuse(
             "upstream takes this for the commands of all conferences of every account; name one conference: \

@@ -356,7 +356,7 @@ mod tests {
                 state: UpstreamState::Degraded.into(),
                 flavour: "k4".into(),
                 since_time: at(99_000),
-                detail: "upstream refuses 1 bindings".into(),
+                detail: "upstream refuses 1 binding".into(),
                 ..Default::default()
             }),
             connect_time: at(90_000),
@@ -401,7 +401,7 @@ mod tests {
         let text = screen().answer(&Verb::Sessions { account: None }, &sessions());
         let expected = "\
 account0000000000000000000000002  degraded for 16m 40s  k4
-  upstream refuses 1 bindings
+  upstream refuses 1 binding
   SESSION         OPEN  EVENTS  DUPLICATES  HELD  PENDING  REFUSED  SUPERFLUOUS
   7             2h 46m  18 422           1     2        0        1            1
   8 takes over  2h 46m  18 422           1     2        0        1            1

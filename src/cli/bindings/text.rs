@@ -81,7 +81,7 @@ pub(super) fn list(palette: Palette) -> String {
     let mut text = String::new();
     for entry in TYPES {
         let flavours: Vec<_> = entry.flavours.iter().map(|flavour| flavour.as_str()).collect();
-        let opt_in = if entry.requires_opt_in { "  off unless an operator turns it on" } else { "" };
+        let opt_in = if entry.requires_opt_in { "  off unless upstream.opt_in has it" } else { "" };
         let _ = writeln!(
             text,
             "{bold}{}{reset}  {dim}{}{reset}{yellow}{opt_in}{reset}",

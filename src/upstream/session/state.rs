@@ -221,12 +221,13 @@ impl<'a> Session<'a> {
             return;
         }
         let (refused, overdue) = (self.holdings.refusals(), self.commands.overdue());
+        let bindings = |count| format!("{count} binding{}", if count == 1 { "" } else { "s" });
         let (state, detail) = if overdue > 0 {
-            (UpstreamState::Degraded, format!("upstream has not confirmed {overdue} bindings in time"))
+            (UpstreamState::Degraded, format!("upstream has not confirmed {} in time", bindings(overdue)))
         } else if self.live_since.is_none() {
             (UpstreamState::Connecting, "the session is open; bindings are not confirmed yet".to_owned())
         } else if refused > 0 {
-            (UpstreamState::Degraded, format!("upstream refuses {refused} bindings"))
+            (UpstreamState::Degraded, format!("upstream refuses {}", bindings(refused)))
         } else {
             (UpstreamState::Live, "the session is open and all bindings are held".to_owned())
         };

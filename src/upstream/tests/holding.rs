@@ -103,7 +103,8 @@ async fn without_a_reply_it_is_degraded_and_asks_again() {
     assert_eq!(first, second, "a late reply to the first counts");
     assert!((15.0..15.1).contains(&bench.seconds()), "{}", bench.seconds());
     bench.settle().await;
-    assert_eq!(bench.state().0, UpstreamState::Degraded);
+    let (state, detail) = bench.state();
+    assert_eq!((state, &*detail), (UpstreamState::Degraded, "upstream has not confirmed 1 binding in time"));
     peer.success(&first).await;
     bench.settle().await;
     assert_eq!(bench.state().0, UpstreamState::Live);
@@ -152,6 +153,7 @@ async fn a_refused_binding_degrades_and_is_asked_for_again_only_when_it_is_wante
     peer.error(&id, "no available subscriptions to requested binding").await;
     bench.settle().await;
     assert_eq!(bench.story()[2..], ["+call.*.*", "!presence.dialog.*", "Degraded"]);
+    assert_eq!(bench.state().1, "upstream refuses 1 binding");
     let reason = bench.log.controls().into_iter().find_map(|control| match control {
         Control::Refused { reason, .. } => Some(reason),
         _ => None,
