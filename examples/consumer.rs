@@ -6,8 +6,9 @@
 //!
 //! `hawking::client` does what the contract of `hawking.v1` asks of a consumer; what is left is to handle what comes, and to
 //! store the position *afterwards*. To copy it into a service: depend on `hawking` by path or git, as it is on no registry,
-//! and put your own work into `handle` and `missed`. An event may come twice (after a crash of yours, or from another
-//! gateway), so `handle` has to bear that. docs/consuming.md says why.
+//! and on anyhow 1, clap 4 with `derive`, prost-types 0.14, tokio 1 with `full`, and tonic 0.14; and put your own work into
+//! `handle` and `missed`. An event may come twice (after a crash of yours, or from another gateway), so `handle` has to bear
+//! that. docs/consuming.md says why.
 
 use std::{
     io::{self, Write},
